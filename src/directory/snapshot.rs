@@ -1,0 +1,182 @@
+//! What the data side reads: one immutable picture of the mesh.
+//!
+//! What may not be used is absent from it, never filtered later: nodes outside `sendTo`,
+//! nodes that wait for `trust accept`, bare servers of another network. What `status` shows
+//! of those is [`Snapshot::unused`], which has no address in it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::cell::{Cell, PathCell};
+use crate::types::{
+    ApiSet, Capabilities, Dial, Digest, EndpointId, EngineKind, ModelKey, Moment, NodeId, NodeKind,
+    NodeName, PathKind, Principal, RungState,
+};
+
+/// One picture of the mesh.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    /// Counts up with every picture.
+    pub version: u64,
+    /// This node first, then the peers that may be used, by name.
+    pub nodes: Vec<Arc<Node>>,
+    /// Every model that may be asked for, by canonical name.
+    pub models: BTreeMap<ModelKey, Arc<Model>>,
+    /// The ready-made answers to list requests of local callers.
+    pub unions: Unions,
+    /// Models whose last node was lost a short while ago.
+    pub lingering: BTreeMap<ModelKey, Lost>,
+    /// Nodes that are seen and not used, for `status`.
+    pub unused: Vec<Unused>,
+    /// How much of the mesh is left.
+    pub rung: RungState,
+    /// What LocalAPI says of the coordinator; `None` without a tailnet.
+    pub coordinator_up: Option<bool>,
+}
+
+/// Ready-made list answers.
+#[derive(Debug, Clone, Default)]
+pub struct Unions {
+    /// `/api/tags`.
+    pub tags: Bytes,
+    /// `/v1/models`.
+    pub models: Bytes,
+}
+
+/// A model whose last node was lost: it stays listed for a while.
+#[derive(Debug, Clone)]
+pub struct Lost {
+    /// The node that had it.
+    pub node: NodeName,
+    /// When that node was last heard of.
+    pub since: Moment,
+    /// Its row in `/api/tags`.
+    pub row: Arc<serde_json::Value>,
+}
+
+/// A node that is seen and not used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unused {
+    /// Its name.
+    pub name: NodeName,
+    /// Its owner or tags, for showing.
+    pub owner: String,
+    /// Why not: `not in sendTo`, `waits for: tailherd trust accept NAME`, `no server found`.
+    pub why: String,
+}
+
+/// A device.
+#[derive(Debug)]
+pub struct Node {
+    /// Its identity.
+    pub id: NodeId,
+    /// Its name.
+    pub name: NodeName,
+    /// What runs on it.
+    pub kind: NodeKind,
+    /// Its owner or tags; `None` for this node without a tailnet, and for configured servers.
+    pub principal: Option<Principal>,
+    /// The version of its sidecar.
+    pub version: Option<String>,
+    /// The ways to it, best first. Empty for this node: its endpoints are dialled themselves.
+    pub paths: Vec<Arc<Path>>,
+    /// Its engines. A rich peer's are behind its mesh port: their `dial` is unused.
+    pub endpoints: Vec<Arc<Endpoint>>,
+}
+
+impl Node {
+    /// Whether this is the device the program runs on.
+    pub fn is_this(&self) -> bool {
+        self.kind == NodeKind::This
+    }
+
+    /// The best living path.
+    pub fn best_path(&self) -> Option<&Arc<Path>> {
+        self.paths.iter().find(|p| p.cell.alive.load(std::sync::atomic::Ordering::Relaxed))
+    }
+}
+
+/// A way to a peer.
+#[derive(Debug)]
+pub struct Path {
+    /// The kind.
+    pub kind: PathKind,
+    /// Where and how to connect.
+    pub dial: Dial,
+    /// Path prefix of a configured server; empty for most.
+    pub prefix: Arc<str>,
+    /// Its live numbers.
+    pub cell: Arc<PathCell>,
+}
+
+/// A model server.
+#[derive(Debug)]
+pub struct Endpoint {
+    /// Its number.
+    pub id: EndpointId,
+    /// What it is.
+    pub kind: EngineKind,
+    /// The dialects it speaks.
+    pub apis: ApiSet,
+    /// Its version, as it says.
+    pub version: Option<String>,
+    /// Where it is, for this node's own engines and bare peers.
+    pub dial: Dial,
+    /// Path prefix in front of every route; empty for most.
+    pub prefix: Arc<str>,
+    /// How many requests it runs at once per model, if known.
+    pub slots: Option<u32>,
+    /// Whether it answered its last probe.
+    pub up: bool,
+    /// A URL for showing; empty for a rich peer's engines.
+    pub url: String,
+}
+
+/// A model and everybody who has it.
+#[derive(Debug)]
+pub struct Model {
+    /// Its canonical name.
+    pub key: ModelKey,
+    /// Offers of the class that is routed, this node's first.
+    pub offers: Vec<Arc<Offer>>,
+    /// Offers under the same name with other content; reached only by `name@node`.
+    pub variants: Vec<Arc<Offer>>,
+}
+
+/// One model at one endpoint.
+#[derive(Debug)]
+pub struct Offer {
+    /// Whose it is.
+    pub node: Arc<Node>,
+    /// The engine that has it.
+    pub endpoint: Arc<Endpoint>,
+    /// Its canonical name.
+    pub key: ModelKey,
+    /// Its name as that engine lists it: what that engine is asked for when the caller's
+    /// spelling would not do (aliases).
+    pub name: Arc<str>,
+    /// Manifest digest, if the engine says one.
+    pub digest: Option<Digest>,
+    /// Digest of the weights, if known.
+    pub weights: Option<Digest>,
+    /// Same class = same content: weights, template, parameters.
+    pub class: u64,
+    /// What it can do. All false = not known.
+    pub capabilities: Capabilities,
+    /// The model's largest context window; `None` = not known.
+    pub context: Option<u64>,
+    /// Bytes of the model.
+    pub size: u64,
+    /// Whether it is a stub of a hosted Ollama model.
+    pub remote: bool,
+    /// Its row in `/api/tags` (or one made for an OpenAI-kind engine).
+    pub row: Arc<serde_json::Value>,
+    /// The engine's answer to `/api/show`, blob paths of other machines blanked.
+    pub show: Option<Arc<Bytes>>,
+    /// Its row in `/api/ps` while loaded.
+    pub ps: Option<Arc<serde_json::Value>>,
+    /// Its live numbers.
+    pub cell: Arc<Cell>,
+}

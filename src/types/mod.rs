@@ -1,0 +1,27 @@
+//! The words of the program: plain values, one word per idea.
+//!
+//! Everything here is data. Nothing in this folder waits, opens a socket, reads a clock or
+//! draws a random number; time comes in as a [`Moment`]. Every other folder may use these
+//! words, and this folder uses none of theirs.
+
+mod api;
+mod engine;
+mod moment;
+mod name;
+mod node;
+mod outcome;
+mod path;
+mod rule;
+mod rung;
+mod timing;
+
+pub use api::{Api, ApiSet, Op};
+pub use engine::{Capabilities, Digest, EndpointId, EngineKind, LoadKey, LoadedState};
+pub use moment::Moment;
+pub use name::{ModelKey, NameError, NodeName, RequestedModel, Source};
+pub use node::{ControlId, NodeId, NodeKind, Principal};
+pub use outcome::{Blame, Class, Outcome};
+pub use path::{Dial, ListenerKind, PathKind};
+pub use rule::{Caller, CallerKind, Verb, Verbs, Who, WhoError, glob};
+pub use rung::{Rung, RungState};
+pub use timing::Timing;

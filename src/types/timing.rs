@@ -1,0 +1,135 @@
+//! Every timing constant of the program, in one place, with its reason.
+
+use std::time::Duration;
+
+/// All waits, intervals and limits in time. Tests shrink them; nothing else does.
+#[derive(Debug, Clone)]
+pub struct Timing {
+    /// How often LocalAPI is asked for its own state. Its `Self.Online` is the coordinator
+    /// signal, and an answer costs it under a millisecond.
+    pub tailnet_poll: Duration,
+    /// How often the whole peer list is read again even if the bus was silent.
+    pub tailnet_refresh: Duration,
+    /// Limit of a LocalAPI call, the bus excepted.
+    pub localapi_read: Duration,
+    /// Limit of a LocalAPI connect.
+    pub localapi_connect: Duration,
+    /// After which age a caller's identity is asked for again before a request is served.
+    pub whois_age: Duration,
+    /// When WhoIs says 404 for a loopback connection in userspace mode: the further tries,
+    /// each measured from the first. tailscaled registers a forwarded connection only after
+    /// it has dialled us.
+    pub whois_retries: [Duration; 3],
+    /// How often a usable peer is probed, and its list read.
+    pub probe: Duration,
+    /// How often this node's own engines are asked what is loaded.
+    pub probe_local: Duration,
+    /// Limit of one probe.
+    pub probe_limit: Duration,
+    /// First wait before a node without a server is looked at again; doubled up to
+    /// [`Timing::probe_backoff_max`].
+    pub probe_backoff: Duration,
+    /// Longest wait before a node without a server is looked at again.
+    pub probe_backoff_max: Duration,
+    /// Misses in a row after which a path counts as dead.
+    pub probe_misses: u32,
+    /// Connect limit on this machine.
+    pub connect_loopback: Duration,
+    /// Connect limit on the local network.
+    pub connect_lan: Duration,
+    /// Connect limit over the tailnet: a cold WireGuard handshake retries after 5 s.
+    pub connect_tailnet: Duration,
+    /// On a path that answered lately: how long a connect may stay open before the next
+    /// candidate races it (or four round trips, if that is longer).
+    pub connect_race: Duration,
+    /// How recently a path must have answered to be raced after [`Timing::connect_race`].
+    pub recently: Duration,
+    /// While a request waits for its first byte: how often its node is probed.
+    pub vigil: Duration,
+    /// How many of those probes in a row may be missed before the request moves on.
+    pub vigil_misses: u32,
+    /// After the first byte: how long a stream may be silent although its node answers.
+    pub idle_after_first_byte: Duration,
+    /// How long a model stays listed after its last node was lost.
+    pub linger: Duration,
+    /// How long an idle connection to a peer or engine is kept.
+    pub pool_idle: Duration,
+    /// How long a client may take to send a request head.
+    pub head: Duration,
+    /// How long a client may pause inside a request body.
+    pub body_pause: Duration,
+    /// How long a failed (node, model) rests, step by step.
+    pub rest: [Duration; 3],
+    /// How long a node that said it is busy rests for that model.
+    pub busy_rest: Duration,
+    /// How long the rung says `starting`.
+    pub starting: Duration,
+    /// How long a shutdown waits for running requests.
+    pub drain: Duration,
+    /// How often the saved state is written when it changed.
+    pub save: Duration,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        let s = Duration::from_secs;
+        let ms = Duration::from_millis;
+        Timing {
+            tailnet_poll: s(2),
+            tailnet_refresh: s(30),
+            localapi_read: s(3),
+            localapi_connect: s(1),
+            whois_age: s(10),
+            whois_retries: [ms(20), ms(60), ms(150)],
+            probe: s(5),
+            probe_local: s(2),
+            probe_limit: s(2),
+            probe_backoff: s(10),
+            probe_backoff_max: s(300),
+            probe_misses: 2,
+            connect_loopback: s(1),
+            connect_lan: s(2),
+            connect_tailnet: s(5),
+            connect_race: ms(300),
+            recently: s(30),
+            vigil: ms(300),
+            vigil_misses: 3,
+            idle_after_first_byte: s(300),
+            linger: s(60),
+            pool_idle: s(60),
+            head: s(10),
+            body_pause: s(30),
+            rest: [s(30), s(60), s(300)],
+            busy_rest: s(3),
+            starting: s(15),
+            drain: s(30),
+            save: s(5),
+        }
+    }
+}
+
+impl Timing {
+    /// Everything that waits, shortened so that a test or the demo need not.
+    pub fn shrunk() -> Self {
+        let ms = Duration::from_millis;
+        Timing {
+            tailnet_poll: ms(100),
+            tailnet_refresh: ms(500),
+            probe: ms(200),
+            probe_local: ms(150),
+            probe_limit: ms(400),
+            probe_backoff: ms(200),
+            probe_backoff_max: ms(2000),
+            connect_lan: ms(500),
+            connect_tailnet: ms(1000),
+            vigil: ms(100),
+            linger: ms(3000),
+            busy_rest: ms(300),
+            rest: [ms(500), ms(1000), ms(2000)],
+            starting: ms(1000),
+            save: ms(200),
+            drain: ms(2000),
+            ..Timing::default()
+        }
+    }
+}
