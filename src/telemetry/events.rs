@@ -1,0 +1,207 @@
+//! The last requests and the last things that happened, for `status` and `requests`.
+//!
+//! In flow names, times and enum words; out flows a copy for whoever looks. Never a prompt, an
+//! answer or a key: there is no field that could hold one.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, SystemTime};
+
+use parking_lot::Mutex;
+use serde::{Serialize, Serializer};
+
+use crate::types::{Api, Op, Outcome};
+
+/// How many finished requests, and how many notes, are kept.
+pub const KEPT: usize = 200;
+
+/// A finished request.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Finished {
+    /// Counts up with every request, so that a follower sees what it missed.
+    pub seq: u64,
+    /// When it ended.
+    #[serde(serialize_with = "rfc3339")]
+    pub at: SystemTime,
+    /// Who asked: `local` or a principal.
+    pub caller: Arc<str>,
+    /// The dialect.
+    #[serde(serialize_with = "api")]
+    pub api: Api,
+    /// The operation.
+    #[serde(serialize_with = "op")]
+    pub op: Op,
+    /// The model asked for; empty for none.
+    pub model: Arc<str>,
+    /// The node that answered; empty for none.
+    pub node: Arc<str>,
+    /// Milliseconds in this node's gate, if it passed it.
+    pub wait_ms: Option<u64>,
+    /// Milliseconds to the first byte of the answer's body.
+    pub ttft_ms: Option<u64>,
+    /// Milliseconds in all.
+    pub took_ms: u64,
+    /// Answer tokens, if the engine said.
+    pub tokens: Option<u64>,
+    /// How many tries it took.
+    pub attempts: u32,
+    /// How it ended.
+    #[serde(serialize_with = "outcome")]
+    pub outcome: Outcome,
+}
+
+/// Something that happened: a node seen for the first time, a step of the ladder.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Note {
+    /// When.
+    #[serde(serialize_with = "rfc3339")]
+    pub at: SystemTime,
+    /// What kind of thing, one word: `new_node`, `rung`, `load_failed`.
+    pub kind: &'static str,
+    /// One sentence for people.
+    pub text: String,
+}
+
+/// The rings.
+#[derive(Debug, Default)]
+pub struct Events {
+    seq: AtomicU64,
+    finished: Mutex<VecDeque<Arc<Finished>>>,
+    notes: Mutex<VecDeque<Arc<Note>>>,
+}
+
+impl Events {
+    /// Empty rings.
+    pub fn new() -> Arc<Events> {
+        Arc::default()
+    }
+
+    /// A request ended. Its `seq` is set here.
+    pub fn finished(&self, mut finished: Finished) {
+        finished.seq = self.seq.fetch_add(1, Relaxed) + 1;
+        push(&self.finished, finished);
+    }
+
+    /// Something happened.
+    pub fn note(&self, kind: &'static str, text: impl Into<String>) {
+        push(&self.notes, Note { at: SystemTime::now(), kind, text: text.into() });
+    }
+
+    /// The last requests, newest first.
+    pub fn requests(&self) -> Vec<Arc<Finished>> {
+        self.finished.lock().iter().rev().cloned().collect()
+    }
+
+    /// The last notes, newest first.
+    pub fn notes(&self) -> Vec<Arc<Note>> {
+        self.notes.lock().iter().rev().cloned().collect()
+    }
+}
+
+fn push<T>(ring: &Mutex<VecDeque<Arc<T>>>, item: T) {
+    let mut ring = ring.lock();
+    if ring.len() == KEPT {
+        ring.pop_front();
+    }
+    ring.push_back(Arc::new(item));
+}
+
+fn api<S: Serializer>(api: &Api, s: S) -> Result<S::Ok, S::Error> {
+    s.serialize_str(api.label())
+}
+
+fn op<S: Serializer>(op: &Op, s: S) -> Result<S::Ok, S::Error> {
+    s.serialize_str(op.label())
+}
+
+fn outcome<S: Serializer>(outcome: &Outcome, s: S) -> Result<S::Ok, S::Error> {
+    s.serialize_str(outcome.label())
+}
+
+fn rfc3339<S: Serializer>(at: &SystemTime, s: S) -> Result<S::Ok, S::Error> {
+    s.serialize_str(&timestamp(*at))
+}
+
+/// `2026-11-21T08:43:05.123Z`. Times before 1970 are shown as 1970.
+pub fn timestamp(at: SystemTime) -> String {
+    let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    let (days, secs) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
+    // Days to a civil date, counted in eras of 400 years that begin in March
+    // (Howard Hinnant, "chrono-compatible low-level date algorithms").
+    let z = days + 719_468;
+    let era = z / 146_097;
+    let of_era = z % 146_097;
+    let year = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year + year / 4 - year / 100);
+    let month = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * month + 2) / 5 + 1;
+    let month = if month < 10 { month + 3 } else { month - 9 };
+    let year = year + era * 400 + u64::from(month <= 2);
+    format!(
+        "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}.{:03}Z",
+        secs / 3600,
+        secs / 60 % 60,
+        secs % 60,
+        since.subsec_millis()
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn finished(model: &str) -> Finished {
+        Finished {
+            seq: 0,
+            at: SystemTime::UNIX_EPOCH,
+            caller: "local".into(),
+            api: Api::Ollama,
+            op: Op::Chat,
+            model: model.into(),
+            node: "desk".into(),
+            wait_ms: None,
+            ttft_ms: Some(12),
+            took_ms: 340,
+            tokens: Some(20),
+            attempts: 2,
+            outcome: Outcome::Done,
+        }
+    }
+
+    #[test]
+    fn the_last_requests_are_kept_and_no_more() {
+        let events = Events::new();
+        for i in 0..KEPT + 50 {
+            events.finished(finished(&format!("m{i}")));
+            events.note("new_node", format!("n{i}"));
+        }
+        let kept = events.requests();
+        assert_eq!(kept.len(), KEPT);
+        assert_eq!((&*kept[0].model, kept[0].seq), ("m249", 250));
+        assert_eq!((events.notes().len(), events.notes()[0].text.as_str()), (KEPT, "n249"));
+    }
+
+    #[test]
+    fn a_row_speaks_the_words_of_status() {
+        let events = Events::new();
+        events.finished(finished("tiny"));
+        assert_eq!(
+            serde_json::to_string(&events.requests()[0]).unwrap(),
+            r#"{"seq":1,"at":"1970-01-01T00:00:00.000Z","caller":"local","api":"ollama","op":"chat","model":"tiny","node":"desk","waitMs":null,"ttftMs":12,"tookMs":340,"tokens":20,"attempts":2,"outcome":"done"}"#
+        );
+    }
+
+    #[test]
+    fn timestamps_are_dates() {
+        for (secs, text) in [
+            (951_782_400, "2000-02-29T00:00:00.000Z"),
+            (1_795_250_585, "2026-11-21T08:43:05.000Z"),
+            (4_107_542_399, "2100-02-28T23:59:59.000Z"),
+        ] {
+            assert_eq!(timestamp(SystemTime::UNIX_EPOCH + Duration::from_secs(secs)), text);
+        }
+    }
+}
