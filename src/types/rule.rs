@@ -191,6 +191,10 @@ pub enum CallerKind {
         id: NodeId,
         /// Its name, for showing.
         name: NodeName,
+        /// Its whole MagicDNS name; empty if not known. A node shared in from another tailnet
+        /// is named in a rule only by this or its stable id: its short name may be that of a
+        /// device of ours.
+        dns: Arc<str>,
         /// Its owner or tags.
         principal: Principal,
         /// Whether it is shared in from another tailnet (such nodes are only what a rule
