@@ -1,1 +1,11 @@
-//! TODO-MODULE-DOC
+//! Choosing a node, and waiting for one: pure values in, a decision out.
+//!
+//! What flows in: plain numbers that `directory::candidates` read once, a moment, a source of
+//! chance. What flows out: a [`Choice`]. Nothing here waits, opens a socket or reads a clock,
+//! so a simulator can drive the same code as the program.
+
+mod choose;
+mod rest;
+
+pub use choose::{Ask, Candidate, Choice, Pick, Terms, choose, score};
+pub use rest::rest;

@@ -1,0 +1,484 @@
+//! Which of several offers will answer first.
+//!
+//! In: candidates as plain numbers, what is asked, the time, chance. Out: the place of one
+//! candidate and the terms of its score, in seconds. It never remembers anything, never
+//! allocates, and never filters what may not be used: that is absent before it gets here.
+//!
+//! Constants and their reasons: the simulation behind `ARCHITECTURE.md`'s section on choice.
+
+use std::time::Duration;
+
+use rand::Rng;
+
+use crate::types::Moment;
+
+/// Scores up to this much above the best count as equal: the predictions are no better.
+const NEAR: f64 = 1.15;
+/// The same as a difference, for short requests.
+const NEAR_SECONDS: f64 = 0.05;
+/// Part of a load that is added as its cost to others (they wait behind it).
+const LOAD_COST: f64 = 0.5;
+/// What a load takes beside reading the weights.
+const LOAD_START: f64 = 0.8;
+/// A prompt is never quicker to read than this many tokens.
+const LEAST_PROMPT: f64 = 60.0;
+/// Answer length where none was ever seen.
+const USUAL_OUTPUT: f64 = 200.0;
+/// Speeds of a node that was never measured, for a model of [`PRIOR_SIZE`] bytes.
+const PRIOR_PREFILL: f64 = 300.0;
+const PRIOR_DECODE: f64 = 25.0;
+const PRIOR_SIZE: f64 = 5e9;
+/// The same where the engine says that nothing of the model is on a GPU.
+const PRIOR_CPU_PREFILL: f64 = 40.0;
+const PRIOR_CPU_DECODE: f64 = 6.0;
+/// Bytes of weights a second where no load was ever seen.
+const PRIOR_LOAD_RATE: f64 = 1e9;
+/// One stream of `n` side by side runs at `n^-SHARING` of its lone speed.
+const SHARING: f64 = 0.25;
+/// No term counts for more than this: a week orders as well as for ever, and stays finite.
+const MOST: f64 = 7.0 * 24.0 * 3600.0;
+
+/// One offer, as numbers. Zero means "not known" wherever zero makes no sense.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Candidate {
+    /// Its place in the list of offers the caller holds.
+    pub index: usize,
+    /// Whether it is on this node.
+    pub is_local: bool,
+    /// Whether its node can be reached and its engine answered.
+    pub alive: bool,
+    /// Whether the model can do what is asked (tools, images, …), as far as is known.
+    pub able: bool,
+    /// Until when it rests after failures.
+    pub rest_until: Moment,
+    /// Context window it is loaded with; 0 = not loaded; 1 = loaded, window not known.
+    pub loaded_ctx: u64,
+    /// Window it would be loaded with when nothing is asked for.
+    pub default_ctx: u64,
+    /// Largest window of the model.
+    pub context: u64,
+    /// Whether it is being loaded now.
+    pub loading: bool,
+    /// Whether its engine says that nothing of it is on a GPU.
+    pub on_cpu: bool,
+    /// Requests running there, ours included.
+    pub inflight: u32,
+    /// Requests waiting there.
+    pub queued: u32,
+    /// How many run side by side.
+    pub slots: u32,
+    /// Prompt tokens a second.
+    pub prefill: f64,
+    /// Answer tokens a second.
+    pub decode: f64,
+    /// Bytes of weights loaded a second.
+    pub load_rate: f64,
+    /// Tokens of a usual answer.
+    pub out_tokens: f64,
+    /// Bytes of the model.
+    pub size: u64,
+    /// Round trip in seconds.
+    pub rtt: f64,
+}
+
+/// What a request needs.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Ask {
+    /// Tokens of the prompt, estimated.
+    pub prompt_tokens: u64,
+    /// Most tokens of the answer; `Some(0)` where nothing is generated (embeddings, preloads).
+    pub max_output: Option<u64>,
+    /// The window the request asks for (`options.num_ctx`).
+    pub num_ctx: Option<u64>,
+    /// The window it has to have (an agent's `minContext`); 0 = what the prompt needs.
+    pub min_context: u64,
+    /// Factor on the time of other nodes.
+    pub prefer_local: f64,
+}
+
+impl Default for Ask {
+    fn default() -> Self {
+        Ask { prompt_tokens: 0, max_output: None, num_ctx: None, min_context: 0, prefer_local: 1.0 }
+    }
+}
+
+/// A score in seconds, taken apart.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Terms {
+    /// The way there and back.
+    pub rtt: f64,
+    /// Waiting for a slot.
+    pub wait: f64,
+    /// Bringing the model into memory.
+    pub load: f64,
+    /// What that load costs others.
+    pub load_cost: f64,
+    /// Reading the prompt.
+    pub prefill: f64,
+    /// Writing the answer.
+    pub decode: f64,
+    /// The sum, other nodes' multiplied by `prefer_local`.
+    pub total: f64,
+    /// Why it is not among the first choices, in one word; empty if it is.
+    pub behind: &'static str,
+}
+
+/// Where a request goes.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Choice {
+    /// To this candidate.
+    Send(Pick),
+    /// There is no candidate.
+    Nobody,
+}
+
+/// The candidate that was chosen.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Pick {
+    /// Its [`Candidate::index`].
+    pub index: usize,
+    /// Why.
+    pub terms: Terms,
+    /// Among how many near-equals it was drawn.
+    pub among: usize,
+}
+
+impl Choice {
+    /// The chosen candidate's [`Candidate::index`].
+    pub fn index(&self) -> Option<usize> {
+        match self {
+            Choice::Send(pick) => Some(pick.index),
+            Choice::Nobody => None,
+        }
+    }
+}
+
+/// Chooses: the best standing first (alive, able, not resting, window wide enough), then the
+/// least time, then chance among near-equals, which keeps several nodes from all running to
+/// the same one. A near-equal on this node wins outright unless other nodes are preferred:
+/// what happens here is known, not guessed.
+pub fn choose(
+    candidates: &[Candidate],
+    ask: &Ask,
+    now: Moment,
+    rng: &mut (impl Rng + ?Sized),
+) -> Choice {
+    let mut best: Option<(u8, f64)> = None;
+    for c in candidates {
+        let this = (standing(c, ask, now).0, score(c, ask, now).total);
+        best = Some(match best {
+            Some(b) if (b.0, b.1) <= this => b,
+            _ => this,
+        });
+    }
+    let Some((rank, least)) = best else { return Choice::Nobody };
+
+    // Weighted draw in one pass: each newcomer replaces the one held with the chance that its
+    // weight has in the sum so far.
+    let near = least * NEAR + NEAR_SECONDS;
+    let (mut held, mut sum, mut among) = (None, 0.0, 0);
+    let mut here = None;
+    for c in candidates {
+        if standing(c, ask, now).0 != rank {
+            continue;
+        }
+        let terms = score(c, ask, now);
+        if terms.total > near {
+            continue;
+        }
+        among += 1;
+        if c.is_local && ask.prefer_local >= 1.0 && here.is_none() {
+            here = Some((c.index, terms));
+        }
+        let weight = 1.0 / terms.total.max(1e-3);
+        sum += weight;
+        if held.is_none() || rng.random_range(0.0..sum) < weight {
+            held = Some((c.index, terms));
+        }
+    }
+    match here.or(held) {
+        Some((index, terms)) => Choice::Send(Pick { index, terms, among }),
+        None => Choice::Nobody,
+    }
+}
+
+/// The predicted time of one candidate, taken apart. Every number it returns is finite.
+pub fn score(c: &Candidate, ask: &Ask, now: Moment) -> Terms {
+    let size = c.size as f64;
+    // A model of twice the size runs at about half the speed.
+    let scale = if size > 0.0 { (PRIOR_SIZE / size).clamp(0.02, 20.0) } else { 1.0 };
+    let (prior_prefill, prior_decode) = match c.on_cpu {
+        true => (PRIOR_CPU_PREFILL * scale, PRIOR_CPU_DECODE * scale),
+        false => (PRIOR_PREFILL * scale, PRIOR_DECODE * scale),
+    };
+    let prefill_rate = rate(c.prefill, prior_prefill);
+    let decode_rate = rate(c.decode, prior_decode);
+    let load_rate = rate(c.load_rate, PRIOR_LOAD_RATE);
+
+    let usual = rate(c.out_tokens, USUAL_OUTPUT);
+    let output = ask.max_output.map_or(usual, |most| usual.min(most as f64));
+
+    let slots = c.slots.max(1);
+    let beside = c.inflight.min(slots - 1);
+    let prefill = seconds((ask.prompt_tokens as f64).max(LEAST_PROMPT) / prefill_rate);
+    let decode = seconds(output / decode_rate * f64::from(beside + 1).powf(SHARING));
+
+    // What waits there already counts with the length of this request: no better is known.
+    let busy = f64::from(c.inflight) + f64::from(c.queued);
+    let wait = match c.inflight >= slots || c.queued > 0 {
+        true => {
+            let ahead = (busy - f64::from(slots)).max(0.0) + 0.5;
+            seconds(ahead / f64::from(slots) * (prefill + decode))
+        }
+        false => 0.0,
+    };
+
+    let whole = seconds(size / load_rate + LOAD_START);
+    let (load, load_cost) = match (fits_loaded(c, ask), c.loading) {
+        (true, _) => (0.0, 0.0),
+        // Somebody else's load: about half of it is left, and it evicts nothing more.
+        (false, true) => (whole * 0.5, 0.0),
+        (false, false) => (whole, whole * LOAD_COST),
+    };
+
+    let rtt = seconds(if c.is_local { 0.0 } else { c.rtt });
+    let factor = if c.is_local { 1.0 } else { rate(ask.prefer_local, 1.0).clamp(0.01, 100.0) };
+    let total = seconds((rtt + wait + load + load_cost + prefill + decode) * factor);
+    let behind = standing(c, ask, now).1;
+    Terms { rtt, wait, load, load_cost, prefill, decode, total, behind }
+}
+
+/// The order in which candidates are thought of at all, and the word for those behind.
+fn standing(c: &Candidate, ask: &Ask, now: Moment) -> (u8, &'static str) {
+    let rests = c.rest_until.since(now) > Duration::ZERO;
+    match () {
+        () if !c.alive => (4, "dead"),
+        () if !c.able => (3, "unable"),
+        () if rests => (2, "rests"),
+        () if !window_holds(c, ask) => (1, "window"),
+        () => (0, ""),
+    }
+}
+
+/// Whether the model is in memory in a way this request can use without a reload.
+fn fits_loaded(c: &Candidate, ask: &Ask) -> bool {
+    match (c.loaded_ctx, ask.num_ctx) {
+        (0, _) => false,
+        (1, _) | (_, None) => true,
+        (loaded, Some(wanted)) => loaded == capped(wanted, c.context),
+    }
+}
+
+/// Whether the window it has, or would be loaded with, holds the prompt. Ollama cuts what
+/// does not fit without saying so. What is not known is taken to fit.
+fn window_holds(c: &Candidate, ask: &Ask) -> bool {
+    let window = match ask.num_ctx {
+        Some(wanted) => capped(wanted, c.context),
+        None if c.loaded_ctx > 1 => c.loaded_ctx,
+        None => capped(c.default_ctx, c.context),
+    };
+    window == 0 || window >= ask.prompt_tokens.max(ask.min_context)
+}
+
+fn capped(wanted: u64, most: u64) -> u64 {
+    if most > 0 { wanted.min(most) } else { wanted }
+}
+
+/// A speed that can be divided by.
+fn rate(measured: f64, prior: f64) -> f64 {
+    let rate = if measured.is_finite() && measured > 0.0 { measured } else { prior };
+    rate.clamp(1e-6, 1e15)
+}
+
+/// A time that can be added and compared.
+fn seconds(value: f64) -> f64 {
+    if value.is_nan() { MOST } else { value.clamp(0.0, MOST) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use rand::SeedableRng;
+    use rand::rngs::SmallRng;
+
+    fn good(index: usize) -> Candidate {
+        Candidate {
+            index,
+            alive: true,
+            able: true,
+            loaded_ctx: 8192,
+            slots: 1,
+            prefill: 1000.0,
+            decode: 50.0,
+            load_rate: 1e9,
+            size: 5_000_000_000,
+            ..Candidate::default()
+        }
+    }
+
+    fn ask() -> Ask {
+        Ask { prompt_tokens: 500, ..Ask::default() }
+    }
+
+    /// The share of 400 draws each candidate gets.
+    fn shares(candidates: &[Candidate], ask: &Ask) -> Vec<usize> {
+        let mut rng = SmallRng::seed_from_u64(7);
+        let mut got = vec![0; candidates.len()];
+        for _ in 0..400 {
+            got[choose(candidates, ask, Moment::ZERO, &mut rng).index().unwrap()] += 1;
+        }
+        got
+    }
+
+    #[track_caller]
+    fn wins(first: Candidate, second: Candidate, ask: &Ask) {
+        let (first, second) = (Candidate { index: 0, ..first }, Candidate { index: 1, ..second });
+        assert_eq!(shares(&[first, second], ask), [400, 0]);
+    }
+
+    #[test]
+    fn the_better_of_two_wins() {
+        let c = good(0);
+        let a = ask();
+        let resting = Moment::from_millis(1);
+        wins(c, Candidate { alive: false, decode: 1e4, ..c }, &a);
+        wins(c, Candidate { able: false, decode: 1e4, ..c }, &a);
+        wins(c, Candidate { rest_until: resting, decode: 1e4, ..c }, &a);
+        wins(c, Candidate { loaded_ctx: 256, decode: 1e4, ..c }, &a);
+        // A slow node that has it beats a fast one that would load it, up to a point.
+        wins(c, Candidate { loaded_ctx: 0, decode: 100.0, ..c }, &a);
+        wins(Candidate { loaded_ctx: 0, ..c }, Candidate { decode: 5.0, ..c }, &a);
+        wins(Candidate { loaded_ctx: 0, loading: true, ..c }, Candidate { loaded_ctx: 0, ..c }, &a);
+        wins(c, Candidate { inflight: 1, ..c }, &a);
+        wins(Candidate { inflight: 1, ..c }, Candidate { inflight: 1, queued: 1, ..c }, &a);
+        wins(Candidate { slots: 4, inflight: 1, ..c }, Candidate { inflight: 1, ..c }, &a);
+        wins(
+            Candidate { slots: 4, inflight: 1, ..c },
+            Candidate { slots: 4, inflight: 3, ..c },
+            &a,
+        );
+        wins(c, Candidate { decode: 25.0, ..c }, &a);
+        wins(c, Candidate { decode: 0.0, prefill: 0.0, ..c }, &a);
+        wins(c, Candidate { decode: 0.0, prefill: 0.0, on_cpu: true, ..c }, &a);
+        wins(c, Candidate { rtt: 2.0, ..c }, &a);
+    }
+
+    #[test]
+    fn another_window_is_another_load() {
+        let a = Ask { num_ctx: Some(4096), ..ask() };
+        let c = good(0);
+        wins(Candidate { loaded_ctx: 4096, ..c }, c, &a);
+        // A model that cannot have more is loaded with what it can have.
+        wins(Candidate { loaded_ctx: 2048, context: 2048, ..c }, c, &a);
+        let a = Ask { min_context: 65536, ..ask() };
+        wins(Candidate { loaded_ctx: 65536, decode: 10.0, ..c }, c, &a);
+        wins(
+            Candidate { loaded_ctx: 0, default_ctx: 65536, ..c },
+            Candidate { loaded_ctx: 0, default_ctx: 4096, load_rate: 1e12, ..c },
+            &a,
+        );
+    }
+
+    #[test]
+    fn equals_share_and_this_node_wins_a_tie() {
+        let near = Candidate { rtt: 0.01, ..good(1) };
+        let got = shares(&[good(0), near], &ask());
+        assert!(got.iter().all(|n| *n > 100), "{got:?}");
+
+        let local = Candidate { is_local: true, ..good(0) };
+        wins(local, near, &ask());
+        wins(near, Candidate { inflight: 1, ..local }, &ask());
+        wins(near, local, &Ask { prefer_local: 0.5, ..ask() });
+        let faster = Candidate { decode: 90.0, ..near };
+        wins(faster, local, &ask());
+        wins(local, faster, &Ask { prefer_local: 3.0, ..ask() });
+    }
+
+    #[test]
+    fn a_short_answer_does_not_pay_for_a_long_one() {
+        // Reads fast, writes slowly: the one for embeddings.
+        let reader = Candidate { prefill: 4000.0, decode: 5.0, ..good(0) };
+        let a = Ask { prompt_tokens: 4000, max_output: Some(0), ..ask() };
+        wins(reader, good(1), &a);
+        wins(good(1), reader, &Ask { max_output: None, ..a });
+    }
+
+    #[test]
+    fn nobody_is_chosen_from_nobody() {
+        let mut rng = SmallRng::seed_from_u64(0);
+        assert_eq!(choose(&[], &ask(), Moment::ZERO, &mut rng), Choice::Nobody);
+    }
+
+    #[test]
+    fn terms_add_up_and_say_why_one_is_behind() {
+        let c = Candidate { rtt: 0.5, inflight: 1, loaded_ctx: 0, ..good(0) };
+        let t = score(&c, &ask(), Moment::ZERO);
+        let sum = t.rtt + t.wait + t.load + t.load_cost + t.prefill + t.decode;
+        assert!((t.total - sum).abs() < 1e-9 && t.behind.is_empty(), "{t:?}");
+        assert_eq!((t.load, t.load_cost), (5.8, 2.9));
+        let rests = Candidate { rest_until: Moment::from_millis(5), ..c };
+        assert_eq!(score(&rests, &ask(), Moment::ZERO).behind, "rests");
+        assert_eq!(score(&rests, &ask(), Moment::from_millis(5)).behind, "");
+    }
+
+    fn any_number() -> impl Strategy<Value = f64> {
+        prop_oneof![
+            any::<f64>(),
+            Just(f64::NAN),
+            Just(f64::INFINITY),
+            Just(f64::NEG_INFINITY),
+            Just(0.0),
+            0.001..1e6,
+        ]
+    }
+
+    prop_compose! {
+        fn any_candidate()(
+            flags in any::<[bool; 6]>(),
+            n in any::<[u64; 5]>(),
+            small in any::<[u32; 3]>(),
+            f in [any_number(), any_number(), any_number(), any_number(), any_number()],
+        ) -> Candidate {
+            Candidate {
+                index: 0,
+                is_local: flags[0], alive: flags[1], able: flags[2], loading: flags[3],
+                on_cpu: flags[4],
+                rest_until: Moment::from_millis(if flags[5] { n[0] } else { 0 }),
+                loaded_ctx: n[1], default_ctx: n[2], context: n[3], size: n[4],
+                inflight: small[0], queued: small[1], slots: small[2],
+                prefill: f[0], decode: f[1], load_rate: f[2], out_tokens: f[3], rtt: f[4],
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn the_dead_are_never_chosen_while_one_lives(
+            mut all in proptest::collection::vec(any_candidate(), 1..12),
+            numbers in any::<[u64; 3]>(),
+            wanted in any::<Option<u64>>(),
+            most in any::<Option<u64>>(),
+            prefer in any_number(),
+            seed in any::<u64>(),
+        ) {
+            for (i, c) in all.iter_mut().enumerate() {
+                c.index = i;
+            }
+            let ask = Ask {
+                prompt_tokens: numbers[0], min_context: numbers[1], num_ctx: wanted,
+                max_output: most, prefer_local: prefer,
+            };
+            let now = Moment::from_millis(numbers[2]);
+            let mut rng = SmallRng::seed_from_u64(seed);
+            let Choice::Send(pick) = choose(&all, &ask, now, &mut rng) else {
+                return Err(TestCaseError::fail("nobody was chosen"));
+            };
+            prop_assert!(all[pick.index].alive || all.iter().all(|c| !c.alive));
+            for c in &all {
+                let t = score(c, &ask, now);
+                prop_assert!(t.total.is_finite() && t.total >= 0.0, "{t:?}");
+            }
+        }
+    }
+}
