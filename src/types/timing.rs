@@ -64,6 +64,15 @@ pub struct Timing {
     pub busy_rest: Duration,
     /// How long the rung says `starting`.
     pub starting: Duration,
+    /// How long a better rung must hold before it is believed.
+    pub rung_hold: Duration,
+    /// How long the rung stays as it was after this machine slept.
+    pub rung_freeze: Duration,
+    /// How long tailscaled may say `Starting` or `NoState` before its tailnet counts as lost.
+    pub backend_starting: Duration,
+    /// Without a coordinator: how long the tailnet may be silent before it counts as lost. A
+    /// cold pair without its relay needs two tries of 11 s.
+    pub tailnet_silence: Duration,
     /// How long a shutdown waits for running requests.
     pub drain: Duration,
     /// How often the saved state is written when it changed.
@@ -102,6 +111,10 @@ impl Default for Timing {
             rest: [s(30), s(60), s(300)],
             busy_rest: s(3),
             starting: s(15),
+            rung_hold: s(4),
+            rung_freeze: s(10),
+            backend_starting: s(15),
+            tailnet_silence: s(22),
             drain: s(30),
             save: s(5),
         }
@@ -127,6 +140,10 @@ impl Timing {
             busy_rest: ms(300),
             rest: [ms(500), ms(1000), ms(2000)],
             starting: ms(1000),
+            rung_hold: ms(300),
+            rung_freeze: ms(500),
+            backend_starting: ms(1000),
+            tailnet_silence: ms(1500),
             save: ms(200),
             drain: ms(2000),
             ..Timing::default()
