@@ -1,1 +1,5 @@
-//! TODO-MODULE-DOC
+//! A mesh in one process: stand-ins for Ollama and tailscaled on real sockets.
+//!
+//! The integration tests use the same stand-ins, so what the demo shows is what is tested.
+
+pub mod engine;

@@ -1,1 +1,11 @@
-fn main() {}
+//! Everything that is tested over real sockets, in one binary so that linking stays cheap.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on has failed"
+)]
+
+mod engine_faults;
+mod engine_golden;
+mod http;
