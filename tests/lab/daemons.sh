@@ -1,0 +1,172 @@
+# The real daemons: Headscale, tailscaled, Ollama, and ours. Sourced after net.sh.
+
+part() { "$lab_src/install" --dir "$1"; }
+tailnet_bin=$(part tailnet)
+ollama_dir=$(part ollama)
+OLLAMA=$ollama_dir/bin/ollama
+
+# ---- coordinator --------------------------------------------------------------------------------
+policy_default() {
+  cat <<'JSON'
+{
+  "tagOwners": {"tag:ollama": ["me@"]},
+  "grants": [{"src": ["*"], "dst": ["*"], "ip": ["*"]}]
+}
+JSON
+}
+
+coord_config() {
+  local d=$LAB_DIR/coord; mkdir -p "$d"
+  cat > "$d/config.yaml" <<YAML
+server_url: $COORD
+listen_addr: 10.77.1.2:8080
+metrics_listen_addr: 127.0.0.1:9090
+grpc_listen_addr: 127.0.0.1:50443
+noise: {private_key_path: $d/noise.key}
+prefixes: {v4: 100.64.0.0/10, v6: fd7a:115c:a1e0::/48, allocation: sequential}
+derp:
+  server:
+    enabled: true
+    region_id: 999
+    region_code: lab
+    region_name: Lab embedded
+    verify_clients: true
+    stun_listen_addr: 0.0.0.0:3478
+    private_key_path: $d/derp.key
+    automatically_add_embedded_derp_region: true
+    ipv4: 10.77.1.2
+  urls: []
+  paths: []
+  auto_update_enabled: false
+disable_check_updates: true
+node: {expiry: 0, ephemeral: {inactivity_timeout: 30m}}
+database: {type: sqlite, sqlite: {path: $d/db.sqlite, write_ahead_log: true}}
+log: {level: info, format: text}
+policy: {mode: file, path: $d/policy.json}
+dns:
+  magic_dns: true
+  base_domain: lab.test
+  override_local_dns: false
+  nameservers: {global: []}
+logtail: {enabled: false}
+unix_socket: $d/headscale.sock
+unix_socket_permission: "0700"
+YAML
+  policy_default > "$d/policy.json"
+}
+
+hs() { inns "$P-coord" "$tailnet_bin/headscale" -c "$LAB_DIR/coord/config.yaml" "$@"; }
+
+coord_up() {
+  local d=$LAB_DIR/coord u
+  coord_config
+  ip netns exec "$P-coord" "$tailnet_bin/headscale" -c "$d/config.yaml" serve >> "$d/log" 2>&1 & echo $! > "$d/pid"
+  wait_for 30 headscale inns "$P-coord" curl -fsS -m 2 "$COORD/health"
+  for u in me dev; do hs users create $u >/dev/null 2>&1; done
+}
+policy() { # policy FILE|default: every node hears of it within 3 s
+  if [[ $1 == default ]]; then policy_default > "$LAB_DIR/coord/policy.json"; else cp "$1" "$LAB_DIR/coord/policy.json"; fi
+  kill -HUP "$(cat "$LAB_DIR/coord/pid")"
+}
+
+# ---- tailscaled: its socket lies at the usual path, inside the node -----------------------------
+ts() { local n=$1; shift; node_exec "$n" "$tailnet_bin/tailscale" "$@"; }
+api() { local n=$1 path=$2; shift 2; node_exec "$n" curl -sS -m 3 --unix-socket /var/run/tailscale/tailscaled.sock "$@" "http://local-tailscaled.sock$path"; }
+tailnet_ready() { [[ $(api "$1" '/localapi/v0/status?peers=false' | jq -r '.Self.Online') == true ]]; }
+node_ip() { api "$1" '/localapi/v0/status?peers=false' | jq -r '.TailscaleIPs[0]'; }
+
+tailscaled_up() {
+  local n=$1 d=$LAB_DIR/$1 tun=tailscale0
+  alive "$d/tailscaled.pid" && return 0
+  has "$n" "$USERSPACE" && tun=userspace-networking
+  TS_DEBUG_USE_DERP_HTTP=1 TS_NO_LOGS_NO_SUPPORT=true TS_LOGS_DIR=$d/state \
+  nsenter -t "$(pid_of "$n")" -m -n -- "$tailnet_bin/tailscaled" --no-logs-no-support --statedir="$d/state" \
+    --state="$d/state/tailscaled.state" --port=41641 --tun=$tun >> "$d/tailscaled.log" 2>&1 & echo $! > "$d/tailscaled.pid"
+  wait_for 20 "tailscaled of $n" api "$n" '/localapi/v0/status?peers=false' -f
+}
+
+tailnet_join() {
+  local n=$1 key uid tags=()
+  uid=$(hs users list -o json | jq -r --arg u "$(owner_of "$n")" '.[] | select(.name == $u) | .id')
+  has "$n" "$TAGGED" && tags=(--tags tag:ollama)
+  key=$(hs preauthkeys create -u "$uid" -e 1h -o json "${tags[@]}" | jq -r .key)
+  ts "$n" up --login-server="$COORD" --authkey="$key" --hostname="$n" --timeout=60s
+}
+
+# ---- Ollama -------------------------------------------------------------------------------------
+# load-delay in the node's folder: seconds every load takes more (engine/llama_server.py)
+ollama_up() {
+  local n=$1 d=$LAB_DIR/$1
+  alive "$d/ollama.pid" && return 0
+  mkdir -p "$d/models"
+  HOME=$d/engine-home OLLAMA_HOST=127.0.0.1:11435 OLLAMA_MODELS=$d/models OLLAMA_NO_CLOUD=1 LAB_LOAD_DELAY=$d/load-delay \
+  nsenter -t "$(pid_of "$n")" -m -n -- "$OLLAMA" serve >> "$d/ollama.log" 2>&1 & echo $! > "$d/ollama.pid"
+  wait_for 20 "Ollama of $n" node_exec "$n" curl -fsS -m 1 http://127.0.0.1:11435/
+}
+# the CLI of a node, against its tailherd unless OLLAMA_HOST says otherwise
+ollama_cli() { local n=$1; shift; HOME=$LAB_DIR/$n/engine-home node_exec "$n" "$OLLAMA" "$@"; }
+
+templates() { # the last token of the rendered prompt chooses the answer: engine/make_tiny_gguf.py
+  local t=$LAB_DIR/templates; mkdir -p "$t"
+  printf '%s' '{{ if .System }}<|system|>{{ .System }}{{ end }}{{ if .Prompt }}<|user|>{{ .Prompt }}{{ end }}<|reply|>{{ .Response }}' > "$t/plain"
+  printf '%s' '{{ if .Prompt }}<|user|>{{ .Prompt }}{{ end }}<|count|>{{ .Response }}' > "$t/count"
+  printf '%s' '{{ .Prompt }}' > "$t/embed"
+  # says the tool call while tools are offered and the last message is the user's; a plain answer after a tool's result
+  cat > "$t/tools" <<'X'
+{{- range $i, $m := .Messages }}
+{{- $last := eq (len (slice $.Messages $i)) 1 }}
+{{- if eq .Role "user" }}<|user|>{{ .Content }}{{ if $last }}{{ if $.Tools }}<|tool|>{{ else }}<|reply|>{{ end }}{{ end }}
+{{- else if eq .Role "assistant" }}{{ .Content }}{{ if .ToolCalls }}<tool_call>{{ range .ToolCalls }}{"name": "{{ .Function.Name }}", "arguments": {{ .Function.Arguments }}}{{ end }}</tool_call>{{ end }}
+{{- else if eq .Role "tool" }}<|result|>{{ .Content }}{{ if $last }}<|answer|>{{ end }}
+{{- end }}{{- end }}
+X
+  cat > "$t/think" <<'X'
+{{- range $i, $m := .Messages }}
+{{- $last := eq (len (slice $.Messages $i)) 1 }}
+{{- if eq .Role "user" }}<|user|>{{ .Content }}{{ if $last }}<|think|>{{ end }}
+{{- else if eq .Role "assistant" }}{{ if .Thinking }}<think>{{ .Thinking }}</think>{{ end }}{{ .Content }}
+{{- end }}{{- end }}
+X
+}
+
+model() { # model NODE NAME GGUF TEMPLATE
+  local f=$LAB_DIR/$1/Modelfile.$2
+  { echo "FROM $ollama_dir/gguf/$3.gguf"; printf 'TEMPLATE """%s"""\n' "$(cat "$LAB_DIR/templates/$4")"; } > "$f"
+  OLLAMA_HOST=127.0.0.1:11435 ollama_cli "$1" create "$2" -f "$f" > "$f.log" 2>&1 || { cat "$f.log" >&2; die "model $2 on $1"; }
+}
+
+models() {
+  case $1 in
+    laptop) model laptop mine mine plain ;;
+    gpu)
+      model gpu tiny tiny plain; model gpu count tiny count; model gpu tools tiny tools; model gpu think tiny think
+      model gpu embed embed embed; model gpu shared shared count; model gpu slow slow count ;;
+    nas) model nas second second plain; model nas third third count; model nas shared shared count ;;
+    colleague) model colleague theirs theirs plain ;;
+  esac
+}
+
+# ---- tailherd: no configuration file, own HOME, no privilege ------------------------------------
+tailherd_up() {
+  local n=$1 d=$LAB_DIR/$1
+  alive "$d/tailherd.pid" && return 0
+  nsenter -t "$(pid_of "$n")" -m -n -- setpriv --reuid $LAB_USER --regid $LAB_USER --clear-groups \
+    env -i HOME="$d/home" PATH=/usr/bin:/bin TAILHERD_LOG="${LAB_LOG:-info}" RUST_BACKTRACE=1 "$LAB_DIR/bin/tailherd" \
+    >> "$d/tailherd.log" 2>&1 & echo $! > "$d/tailherd.pid"
+  wait_for 15 "tailherd of $n" node_exec "$n" curl -fsS -m 1 http://127.0.0.1:11434/
+}
+tailherd_cli() { # the command as the node's own user
+  local n=$1 d=$LAB_DIR/$1; shift
+  node_exec "$n" setpriv --reuid $LAB_USER --regid $LAB_USER --clear-groups env -i HOME="$d/home" PATH=/usr/bin:/bin "$LAB_DIR/bin/tailherd" "$@"
+}
+
+# lists NODE MODEL…: does its tailherd list them all?
+lists() {
+  local n=$1 m have; shift
+  have=$(node_exec "$n" curl -fsS -m 2 http://127.0.0.1:11434/api/tags | jq -r '.models[].name') || return 1
+  for m; do grep -qx "$m:latest" <<< "$have" || return 1; done
+}
+
+daemon_up() { # daemon_up WHAT NODE
+  case $1 in tailscaled) tailscaled_up "$2" ;; ollama) ollama_up "$2" ;; tailherd) tailherd_up "$2" ;; *) die "no daemon $1" ;; esac
+}
