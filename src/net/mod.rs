@@ -1,1 +1,40 @@
-//! TODO-MODULE-DOC
+//! Sockets: the only folder that opens, accepts or names them.
+//!
+//! In flow a [`crate::types::Dial`] that says where a connection has to go, or an address to
+//! listen on; out flow byte streams ([`Io`]), HTTP/1 exchanges ([`Lease`], [`PooledBody`]),
+//! what LocalAPI says of the tailnet ([`TailnetView`]), and who stands at the other end of a
+//! connection ([`Callers`]).
+//!
+//! It never decides what a caller may do, and never lets a connection meant for the tailnet
+//! leave by another way: see [`Connector`].
+
+use bytes::Bytes;
+use http_body_util::combinators::UnsyncBoxBody;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+mod connect;
+mod device;
+pub mod localapi;
+mod pool;
+mod task;
+pub mod view;
+
+pub use connect::{ConnectError, Connector};
+pub use device::{Device, device_of};
+pub use localapi::LocalApi;
+pub use pool::{Lease, Pool, PooledBody, SendError};
+pub use view::{TailnetNode, TailnetView};
+
+/// Any error, as bodies carry it.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// A request body of any kind.
+pub type Body = UnsyncBoxBody<Bytes, BoxError>;
+
+/// A byte stream in both directions: TCP, TLS, a unix socket, a stream through tailscaled.
+pub trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Io for T {}
+
+#[cfg(test)]
+mod tests;
