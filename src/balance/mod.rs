@@ -5,7 +5,9 @@
 //! so a simulator can drive the same code as the program.
 
 mod choose;
+pub mod queue;
 mod rest;
 
 pub use choose::{Ask, Candidate, Choice, Pick, Terms, choose, score};
+pub use queue::Queue;
 pub use rest::rest;

@@ -1,1 +1,17 @@
-//! TODO-MODULE-DOC
+//! The turnstile in front of this node's engines.
+//!
+//! In flow requests that were chosen to run here, with what they need in memory; out flow
+//! tickets, one per request that may run, held to the end of its body. A [`Gate`] turns the words
+//! of [`balance::Queue`](crate::balance::Queue) into deeds: it wakes who may start, sends away
+//! who is refused, and makes the loads. A load belongs to the gate: a caller that leaves never
+//! aborts it, as Ollama would. Nothing here reads a request's body or answers a client.
+
+mod ask;
+mod gates;
+mod loader;
+mod turnstile;
+
+pub use ask::{Ask, Reason, Refusal, weights_of};
+pub use gates::{Gates, GatesConfig};
+pub use loader::{LoadDone, LoadFail, LoadRequest, Loader, Loading};
+pub use turnstile::{Gate, GateConfig, Ticket};

@@ -1,0 +1,173 @@
+//! One target of an engine: who runs on it and who waits for it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{PATIENCE, Seen, Target, Waiter, WaiterId};
+use crate::types::{Class, Moment};
+
+#[derive(Debug)]
+pub(super) struct Lane {
+    pub(super) target: Target,
+    /// Whether, and how long, it stays in memory.
+    pub(super) memory: Option<Memory>,
+    pub(super) loading: bool,
+    /// One request at a time, whatever the slots.
+    pub(super) solo: bool,
+    /// When a load or a request last began or ended on it.
+    pub(super) touched: Moment,
+    pub(super) running: Vec<Running>,
+    /// In the order of arrival.
+    pub(super) waiting: Vec<Waiting>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Memory {
+    /// The window the engine says it has; a load for a larger one than the model's is cut, so
+    /// this may differ from what was asked for.
+    num_ctx: Option<u64>,
+    /// When the engine lets it go.
+    pub(super) expires: Option<Moment>,
+}
+
+#[derive(Debug)]
+pub(super) struct Running {
+    pub(super) id: WaiterId,
+    pub(super) principal: Arc<str>,
+    pub(super) since: Moment,
+    pub(super) cost: Duration,
+}
+
+#[derive(Debug)]
+pub(super) struct Waiting {
+    pub(super) id: WaiterId,
+    pub(super) class: Class,
+    pub(super) principal: Arc<str>,
+    pub(super) cost: Duration,
+    pub(super) load: Duration,
+    pub(super) may_load: bool,
+    pub(super) max_inflight: Option<u32>,
+    pub(super) since: Moment,
+    pub(super) arrival: u64,
+}
+
+impl Waiting {
+    pub(super) fn new(waiter: Waiter, arrival: u64, since: Moment) -> Waiting {
+        Waiting {
+            id: waiter.id,
+            class: waiter.class,
+            principal: waiter.principal,
+            cost: waiter.cost,
+            load: waiter.load,
+            may_load: waiter.may_load,
+            max_inflight: waiter.max_inflight.map(|most| most.max(1)),
+            since,
+            arrival,
+        }
+    }
+
+    pub(super) fn urgency(&self, now: Moment) -> Urgency {
+        if now.since(self.since) >= PATIENCE {
+            Urgency::Overdue(self.arrival)
+        } else {
+            Urgency::Class(self.class)
+        }
+    }
+}
+
+/// How much a load is wanted, most urgent first: who waited too long, by arrival; then by class.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Urgency {
+    Overdue(u64),
+    Class(Class),
+}
+
+impl Lane {
+    pub(super) fn new(target: Target, now: Moment) -> Lane {
+        Lane {
+            target,
+            memory: None,
+            loading: false,
+            solo: false,
+            touched: now,
+            running: Vec::new(),
+            waiting: Vec::new(),
+        }
+    }
+
+    pub(super) fn in_memory(&self, now: Moment) -> bool {
+        self.memory.as_ref().is_some_and(|memory| {
+            !self.running.is_empty() || memory.expires.is_none_or(|at| at > now)
+        })
+    }
+
+    /// Forgets what the engine has let go by now.
+    pub(super) fn expire(&mut self, now: Moment) {
+        if !self.in_memory(now) {
+            self.memory = None;
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.memory.is_none() && !self.loading && self.running.is_empty() && self.waiting.is_empty()
+    }
+
+    pub(super) fn slots(&self, slots: u32) -> usize {
+        if self.solo { 1 } else { slots as usize }
+    }
+
+    /// Compares with what the engine said at `asked`. A lane in use is not touched: the engine
+    /// works for it, so it is there.
+    pub(super) fn observe(&mut self, row: Option<&Seen>, asked: Moment) {
+        if self.loading || !self.running.is_empty() || self.touched >= asked {
+            return;
+        }
+        let Some(memory) = &mut self.memory else { return };
+        let same = |row: &&Seen| {
+            memory.num_ctx.is_none() || row.num_ctx.is_none() || memory.num_ctx == row.num_ctx
+        };
+        match row.filter(same) {
+            Some(row) => {
+                memory.num_ctx = row.num_ctx.or(memory.num_ctx);
+                memory.expires = row.expires;
+            }
+            None => self.memory = None,
+        }
+    }
+
+    /// How long the load takes that its waiters want.
+    pub(super) fn load_time(&self) -> Duration {
+        self.waiting.iter().map(|w| w.load).max().unwrap_or_default()
+    }
+
+    /// When the last request that runs here will have ended; `None` if none runs.
+    pub(super) fn drained_in(&self, now: Moment) -> Option<Duration> {
+        self.running.iter().map(|r| left(r.cost, now.since(r.since))).max()
+    }
+
+    /// When a slot is free for a request of `class` that comes in now, once the model is loaded.
+    pub(super) fn slot_free_in(&self, class: Class, slots: u32, now: Moment) -> Duration {
+        let slots = self.slots(slots);
+        let ahead = self.waiting.iter().filter(|w| w.class <= class);
+        if self.running.len() < slots && ahead.clone().count() < slots - self.running.len() {
+            return Duration::ZERO;
+        }
+        let mut ends: Vec<Duration> =
+            self.running.iter().map(|r| left(r.cost, now.since(r.since))).collect();
+        ends.resize(slots.max(ends.len()), Duration::ZERO);
+        for waiter in ahead {
+            if let Some(first) = ends.iter_mut().min() {
+                *first += waiter.cost;
+            }
+        }
+        // With fewer slots than requests running, the last of them to end frees none.
+        ends.sort_unstable();
+        ends.get(ends.len() - slots).copied().unwrap_or_default()
+    }
+}
+
+/// What is left of something that was to take `predicted` and has taken `elapsed`. What is
+/// overdue is taken to need a quarter of its prediction more: it is never "done any moment".
+pub(super) fn left(predicted: Duration, elapsed: Duration) -> Duration {
+    predicted.saturating_sub(elapsed).max(predicted / 4)
+}

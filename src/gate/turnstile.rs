@@ -1,0 +1,376 @@
+//! One engine's turnstile.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+use super::ask::{Ask, LOAD_BASE, Reason, Refusal, is_zero, weights_of};
+use super::{LoadDone, LoadFail, LoadRequest, Loader};
+use crate::balance::queue::{Action, Entry, LoadPlan, LoadWhy, Queue, Seen, WaiterId};
+use crate::directory::Cell;
+use crate::telemetry::{CallerMeter, Clock, Counted, Metrics, ModelMeter};
+use crate::types::{Digest, EndpointId, EngineKind, ModelKey, Moment, Outcome};
+
+/// Weight of a new sample of the load rate.
+const RATE_WEIGHT: f64 = 0.3;
+/// A load that was to confirm what is in memory and took longer than this was a real one.
+const CONFIRMED: Duration = Duration::from_millis(250);
+
+/// What a gate is told about its engine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GateConfig {
+    /// The engine.
+    pub endpoint: EndpointId,
+    /// Its kind: only Ollama is told to load.
+    pub kind: EngineKind,
+    /// How many requests it runs at once per model.
+    pub slots: u32,
+    /// Most requests that wait.
+    pub queue: u32,
+}
+
+/// The turnstile of one engine.
+pub struct Gate {
+    endpoint: EndpointId,
+    loader: Arc<dyn Loader>,
+    clock: Clock,
+    metrics: Arc<Metrics>,
+    state: Mutex<State>,
+}
+
+struct State {
+    queue: Queue,
+    next: u64,
+    calls: HashMap<WaiterId, Call>,
+}
+
+/// Somebody who waits.
+struct Call {
+    ask: Arc<Ask>,
+    answer: oneshot::Sender<Result<(), Refusal>>,
+}
+
+impl Gate {
+    /// An open gate with nobody in front of it.
+    pub fn new(
+        config: GateConfig,
+        loader: Arc<dyn Loader>,
+        clock: Clock,
+        metrics: Arc<Metrics>,
+    ) -> Arc<Gate> {
+        let loads = config.kind == EngineKind::Ollama;
+        let queue = Queue::new(loads, config.slots, config.queue as usize);
+        let state = Mutex::new(State { queue, next: 0, calls: HashMap::new() });
+        Arc::new(Gate { endpoint: config.endpoint, loader, clock, metrics, state })
+    }
+
+    /// The engine behind it.
+    pub fn endpoint(&self) -> EndpointId {
+        self.endpoint
+    }
+
+    /// Waits for a place, and for the load that the request needs. Dropping the future gives the
+    /// place in the queue up; a load that was begun for it goes on.
+    pub async fn enter(self: &Arc<Self>, ask: Ask) -> Result<Ticket, Refusal> {
+        let began = self.clock.now();
+        let meter = self.metrics.model(ask.model.short());
+        let ask = Arc::new(ask);
+        let (answer, answered) = oneshot::channel();
+        let place = {
+            let mut state = self.state.lock();
+            let id = WaiterId(state.next);
+            state.next += 1;
+            let entry = state.queue.enter(ask.waiter(id), began);
+            let place = Place { gate: self.clone(), id, held: true };
+            match entry {
+                Entry::Start => {
+                    drop(state);
+                    return Ok(Ticket::new(place, ask, meter, began));
+                }
+                Entry::Refuse(refusal) => {
+                    place.gone();
+                    return Err(refusal.into());
+                }
+                Entry::Wait => {
+                    state.calls.insert(id, Call { ask: ask.clone(), answer });
+                }
+                Entry::Load(plan) => {
+                    state.calls.insert(id, Call { ask: ask.clone(), answer });
+                    self.load(&state, plan);
+                }
+            }
+            place
+        };
+
+        let _queued = meter.queued();
+        let _counted = Waits::new(&ask.cell);
+        match answered.await {
+            Ok(Ok(())) => Ok(Ticket::new(place, ask, meter, began)),
+            Ok(Err(refusal)) => {
+                place.gone();
+                Err(refusal)
+            }
+            // The gate answers everybody it has; it cannot go while `place` holds it.
+            Err(_) => Err(Refusal { why: Reason::Wait, retry_after: Duration::ZERO }),
+        }
+    }
+
+    /// What the engine said, when asked at `asked`, that it has in memory (see [`weights_of`]).
+    pub fn observed(self: &Arc<Self>, seen: &[Seen], asked: Moment) {
+        let mut state = self.state.lock();
+        let actions = state.queue.observed(seen, asked, self.clock.now());
+        self.act(&mut state, actions);
+    }
+
+    /// Somebody had this model unloaded.
+    pub fn note_unloaded(self: &Arc<Self>, weights: Option<&Digest>, model: &ModelKey) {
+        let mut state = self.state.lock();
+        let actions = state.queue.unloaded(&weights_of(weights, model), self.clock.now());
+        self.act(&mut state, actions);
+    }
+
+    /// Another number of slots.
+    pub fn set_slots(self: &Arc<Self>, slots: u32) {
+        let mut state = self.state.lock();
+        let actions = state.queue.set_slots(slots, self.clock.now());
+        self.act(&mut state, actions);
+    }
+
+    /// Another bound of the queue.
+    pub fn set_limit(&self, queue: u32) {
+        self.state.lock().queue.set_limit(queue as usize);
+    }
+
+    /// How long such a request would wait if it came now, its load included.
+    pub fn waits(&self, ask: &Ask) -> Duration {
+        let now = self.clock.now();
+        self.state.lock().queue.waits(&ask.target(), ask.class, ask.load_time(), now)
+    }
+
+    /// How many requests wait, and how many run.
+    pub fn depth(&self) -> (usize, usize) {
+        let state = self.state.lock();
+        (state.queue.waiting(), state.queue.running())
+    }
+
+    fn act(self: &Arc<Self>, state: &mut State, actions: Vec<Action>) {
+        for action in actions {
+            // Whoever has just gone takes its place back when its future is dropped.
+            match action {
+                Action::Start(id) => state.answer(id, Ok(())),
+                Action::Refuse(id, refusal) => state.answer(id, Err(refusal.into())),
+                Action::Load(plan) => self.load(state, plan),
+                // Answered by `load_ended`, which has the engine's words.
+                Action::Failed(_) => {}
+            }
+        }
+    }
+
+    /// Begins a load in a task of its own.
+    fn load(self: &Arc<Self>, state: &State, plan: LoadPlan) {
+        let Some(ask) = state.calls.get(&plan.by).map(|call| call.ask.clone()) else {
+            // The queue names only who waits, and who waits is in `calls`.
+            return;
+        };
+        let capabilities = ask.capabilities;
+        let request = LoadRequest {
+            name: ask.name.clone(),
+            key: plan.target.key.clone(),
+            // With a keep-alive of nothing an empty generate means "unload".
+            keep_alive: ask.keep_alive.clone().filter(|text| !is_zero(text)),
+            embeds: capabilities.embedding && !capabilities.completion,
+        };
+        let load = Load { gate: self.clone(), ask, plan, end: None };
+        load.ask.cell.loading.store(true, Relaxed);
+        tracing::info!(model = %load.ask.model, why = ?load.plan.why, "loading");
+        let loading = self.loader.load(request);
+        tokio::spawn(async move { load.end(loading.await) });
+    }
+
+    fn load_ended(self: &Arc<Self>, load: &mut Load) {
+        let ask = &load.ask;
+        let end = load.end.take().unwrap_or_else(|| {
+            Err(LoadFail { status: None, text: "the load was given up".to_owned() })
+        });
+        ask.cell.loading.store(false, Relaxed);
+        match &end {
+            Ok(LoadDone { took }) => {
+                tracing::info!(model = %ask.model, ms = took.as_millis(), "loaded");
+                ask.cell.loaded_ctx.store(ask.load_key.num_ctx.unwrap_or(0).max(1), Relaxed);
+                self.measured(load, *took);
+            }
+            // The engine's text may quote the request: it goes to the caller, never to a log.
+            Err(fail) => {
+                tracing::warn!(model = %ask.model, status = fail.status, "load failed");
+            }
+        }
+        let mut state = self.state.lock();
+        let actions = state.queue.loaded(load.plan.id, end.is_ok(), self.clock.now());
+        if let Err(fail) = end {
+            for action in &actions {
+                if let Action::Failed(id) = action {
+                    let why = Reason::Load(fail.clone());
+                    state.answer(*id, Err(Refusal { why, retry_after: Duration::ZERO }));
+                }
+            }
+        }
+        self.act(&mut state, actions);
+    }
+
+    fn measured(&self, load: &Load, took: Duration) {
+        let why = load.plan.why;
+        if why == LoadWhy::Confirm && took < CONFIRMED {
+            return;
+        }
+        let meter = self.metrics.model(load.ask.model.short());
+        meter.loaded(took);
+        if why != LoadWhy::Cold {
+            meter.avoidable_reload();
+        }
+        #[expect(clippy::cast_precision_loss, reason = "a rate")]
+        let rate = load.ask.size as f64 / took.saturating_sub(LOAD_BASE).as_secs_f64().max(0.05);
+        load.ask.cell.load_rate.observe(rate, RATE_WEIGHT);
+    }
+}
+
+impl State {
+    fn answer(&mut self, id: WaiterId, answer: Result<(), Refusal>) {
+        if let Some(call) = self.calls.remove(&id) {
+            // If nobody listens any more, its `Place` is being dropped.
+            let _ = call.answer.send(answer);
+        }
+    }
+}
+
+impl std::fmt::Debug for Gate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Gate").field("endpoint", &self.endpoint).finish_non_exhaustive()
+    }
+}
+
+/// A place in the queue or at the engine, given back when dropped.
+#[derive(Debug)]
+struct Place {
+    gate: Arc<Gate>,
+    id: WaiterId,
+    held: bool,
+}
+
+impl Place {
+    /// The queue has already forgotten it.
+    fn gone(mut self) {
+        self.held = false;
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if !self.held {
+            return;
+        }
+        let mut state = self.gate.state.lock();
+        state.calls.remove(&self.id);
+        let actions = state.queue.withdraw(self.id, self.gate.clock.now());
+        self.gate.act(&mut state, actions);
+    }
+}
+
+/// A load that is going on. However its task ends, the gate hears of it.
+struct Load {
+    gate: Arc<Gate>,
+    ask: Arc<Ask>,
+    plan: LoadPlan,
+    end: Option<Result<LoadDone, LoadFail>>,
+}
+
+impl Load {
+    fn end(mut self, end: Result<LoadDone, LoadFail>) {
+        self.end = Some(end);
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        let gate = self.gate.clone();
+        gate.load_ended(self);
+    }
+}
+
+/// Counts a waiting request in its cell.
+struct Waits(Arc<Cell>);
+
+impl Waits {
+    fn new(cell: &Arc<Cell>) -> Waits {
+        cell.queued.fetch_add(1, Relaxed);
+        Waits(cell.clone())
+    }
+}
+
+impl Drop for Waits {
+    fn drop(&mut self) {
+        self.0.queued.fetch_sub(1, Relaxed);
+    }
+}
+
+/// The right to use the engine. Hold it to the end of the answer's body.
+#[derive(Debug)]
+pub struct Ticket {
+    ask: Arc<Ask>,
+    meter: Arc<ModelMeter>,
+    caller: Arc<CallerMeter>,
+    waited: Duration,
+    started: Moment,
+    outcome: Outcome,
+    _inflight: Counted,
+    /// Dropped last: then the next request starts.
+    place: Place,
+}
+
+impl Ticket {
+    fn new(place: Place, ask: Arc<Ask>, meter: Arc<ModelMeter>, began: Moment) -> Ticket {
+        let started = place.gate.clock.now();
+        let waited = started.since(began);
+        meter.waited(waited);
+        Ticket {
+            caller: place.gate.metrics.caller(&ask.principal),
+            waited,
+            started,
+            // Who drops a ticket without a word was cancelled.
+            outcome: Outcome::ClientCancel,
+            _inflight: meter.inflight(),
+            place,
+            ask,
+            meter,
+        }
+    }
+
+    /// How long the request waited, its load included.
+    pub fn waited(&self) -> Duration {
+        self.waited
+    }
+
+    /// How the request ended; without this it counts as cancelled.
+    pub fn ended(&mut self, outcome: Outcome) {
+        self.outcome = outcome;
+    }
+
+    /// Tokens the engine read and wrote, as it counted them.
+    pub fn tokens(&self, prompt: u64, output: u64) {
+        self.caller.tokens(prompt, output);
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.meter.served(self.outcome);
+        let gate = &self.place.gate;
+        self.caller.worked(gate.clock.now().since(self.started));
+        if self.ask.keep_alive.as_deref().is_some_and(is_zero) {
+            gate.note_unloaded(self.ask.weights.as_ref(), &self.ask.model);
+        }
+    }
+}
