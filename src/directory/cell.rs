@@ -7,6 +7,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+use crate::balance;
 use crate::types::Moment;
 
 /// An `f64` that several tasks may read and move.
@@ -40,6 +41,8 @@ impl AtomicF64 {
 pub struct Cell {
     /// Requests of ours that are there now, from the choice to the end of the body.
     pub inflight: AtomicU32,
+    /// Requests running there of all callers, ours included, as that node last said.
+    pub running: AtomicU32,
     /// Requests waiting in that node's gate, as far as we know.
     pub queued: AtomicU32,
     /// Context window it is loaded with; 0 = not loaded; 1 = loaded, window unknown.
@@ -73,6 +76,18 @@ impl Cell {
         self.rest_until.fetch_max(until.millis(), Relaxed);
     }
 
+    /// A request failed there: it rests, longer each time in a row.
+    pub fn failed(&self, now: Moment, steps: &[Duration]) {
+        let failures = self.failures.fetch_add(1, Relaxed).saturating_add(1);
+        self.rest(now + balance::rest(failures, steps));
+    }
+
+    /// A request was answered there: the row of failures ends, and so does the rest.
+    pub fn answered(&self) {
+        self.failures.store(0, Relaxed);
+        self.rest_until.store(0, Relaxed);
+    }
+
     /// Whether it is in memory.
     pub fn is_loaded(&self) -> bool {
         self.loaded_ctx.load(Relaxed) > 0
@@ -93,9 +108,9 @@ pub struct PathCell {
 }
 
 impl PathCell {
-    /// Something came back.
-    pub fn ok(&self, now: Moment, rtt: Option<Duration>) {
-        self.alive.store(true, Relaxed);
+    /// Something came back. True if the path was dead until now.
+    pub fn ok(&self, now: Moment, rtt: Option<Duration>) -> bool {
+        let was_alive = self.alive.swap(true, Relaxed);
         self.misses.store(0, Relaxed);
         self.last_ok.store(now.millis().max(1), Relaxed);
         if let Some(rtt) = rtt {
@@ -103,6 +118,25 @@ impl PathCell {
             let old = self.rtt_us.load(Relaxed);
             self.rtt_us.store(if old == 0 { new } else { (old * 7 + new) / 8 }, Relaxed);
         }
+        !was_alive
+    }
+
+    /// A probe got no answer. The `limit`th in a row is the path's death: true exactly then.
+    pub fn miss(&self, limit: u32) -> bool {
+        let misses = self.misses.fetch_add(1, Relaxed).saturating_add(1);
+        misses >= limit && self.alive.swap(false, Relaxed)
+    }
+
+    /// Something that cannot be doubted (a refused connection, three unanswered pings) says
+    /// the path is dead. True if it was alive until now.
+    pub fn lost(&self) -> bool {
+        self.misses.fetch_add(1, Relaxed);
+        self.alive.swap(false, Relaxed)
+    }
+
+    /// Whether the last probes or requests came through.
+    pub fn is_alive(&self) -> bool {
+        self.alive.load(Relaxed)
     }
 
     /// Whether something came back within `window` before `now`.
@@ -117,5 +151,52 @@ impl PathCell {
             0 => None,
             us => Some(Duration::from_micros(us)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_dies_of_the_second_miss_and_one_answer_revives_it() {
+        let path = PathCell::default();
+        let now = Moment::from_millis(5);
+        assert!(path.ok(now, Some(Duration::from_millis(8))));
+        assert!(!path.ok(now, Some(Duration::from_millis(16))));
+        assert_eq!(path.rtt(), Some(Duration::from_millis(9)));
+        assert!(!path.miss(2) && path.is_alive());
+        assert!(path.miss(2) && !path.is_alive());
+        assert!(!path.miss(2), "it dies once");
+        assert!(path.ok(now, None) && path.is_alive());
+        assert!(!path.miss(2), "the count began anew");
+        assert!(path.lost() && !path.lost());
+    }
+
+    #[test]
+    fn failures_in_a_row_rest_longer_and_an_answer_ends_it() {
+        let cell = Cell::default();
+        let steps = [Duration::from_secs(30), Duration::from_secs(60)];
+        let now = Moment::from_millis(1000);
+        cell.failed(now, &steps);
+        assert!(
+            cell.rests(Moment::from_millis(30_999)) && !cell.rests(Moment::from_millis(31_000))
+        );
+        cell.failed(now, &steps);
+        assert!(cell.rests(Moment::from_millis(60_999)));
+        cell.answered();
+        assert!(!cell.rests(now));
+    }
+
+    #[test]
+    fn speeds_ignore_what_is_no_speed() {
+        let speed = AtomicF64::default();
+        for nonsense in [f64::NAN, f64::INFINITY, 0.0, -3.0] {
+            speed.observe(nonsense, 0.5);
+        }
+        assert_eq!(speed.get(), 0.0);
+        speed.observe(10.0, 0.25);
+        speed.observe(20.0, 0.25);
+        assert_eq!(speed.get(), 12.5);
     }
 }

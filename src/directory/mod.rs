@@ -1,7 +1,32 @@
 //! The directory: what is known of the mesh, as the data side reads it.
+//!
+//! In flow [`Event`]s from discovery, probes, the ladder and the gate; out flows one immutable
+//! [`Snapshot`] after another, which readers load without a lock. One task changes what is
+//! known ([`writer`]); everything that changes with each request lives in [`Cell`]s that all
+//! snapshots share. Nothing here dials, and nothing here decides where a request goes.
 
+mod bounds;
+mod build;
+pub mod candidates;
 pub mod cell;
+pub mod event;
+mod registry;
 pub mod snapshot;
+mod task;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
+mod union;
+pub mod writer;
 
+pub use candidates::Need;
 pub use cell::{Cell, PathCell};
+pub use event::{
+    EngineListing, Event, Grant, Identity, Listing, ModelListing, Peer, Rates, Remembered, Server,
+    Settings,
+};
+pub use registry::Registry;
 pub use snapshot::{Endpoint, Lost, Model, Node, Offer, Path, Snapshot, Unions, Unused};
+pub use task::{Directory, DirectoryConfig, Look};
+pub use union::row as row_of_other_engine;

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -26,7 +27,8 @@ pub struct Snapshot {
     pub models: BTreeMap<ModelKey, Arc<Model>>,
     /// The ready-made answers to list requests of local callers.
     pub unions: Unions,
-    /// Models whose last node was lost a short while ago.
+    /// Models of which no living node is left, as long as a node that had one is known: the
+    /// first while they stay listed, afterwards they give the words of a 404.
     pub lingering: BTreeMap<ModelKey, Lost>,
     /// Nodes that are seen and not used, for `status`.
     pub unused: Vec<Unused>,
@@ -48,12 +50,24 @@ pub struct Unions {
 /// A model whose last node was lost: it stays listed for a while.
 #[derive(Debug, Clone)]
 pub struct Lost {
-    /// The node that had it.
+    /// The node that had it, the one last heard of if there were several.
     pub node: NodeName,
     /// When that node was last heard of.
     pub since: Moment,
+    /// What is added to that age: a node known from an earlier run was lost before this
+    /// program started.
+    pub before: Duration,
+    /// Whether its row is still in the lists.
+    pub listed: bool,
     /// Its row in `/api/tags`.
     pub row: Arc<serde_json::Value>,
+}
+
+impl Lost {
+    /// For how long nothing was heard of the node.
+    pub fn age(&self, now: Moment) -> Duration {
+        now.since(self.since) + self.before
+    }
 }
 
 /// A node that is seen and not used.
@@ -86,6 +100,21 @@ pub struct Node {
     pub endpoints: Vec<Arc<Endpoint>>,
 }
 
+impl Snapshot {
+    /// This node.
+    pub fn this(&self) -> Option<&Arc<Node>> {
+        self.nodes.first().filter(|n| n.is_this())
+    }
+
+    /// The node with that name; `self` is this one.
+    pub fn node(&self, name: &NodeName) -> Option<&Arc<Node>> {
+        if name.is_self() {
+            return self.this();
+        }
+        self.nodes.iter().find(|n| n.name == *name)
+    }
+}
+
 impl Node {
     /// Whether this is the device the program runs on.
     pub fn is_this(&self) -> bool {
@@ -94,7 +123,12 @@ impl Node {
 
     /// The best living path.
     pub fn best_path(&self) -> Option<&Arc<Path>> {
-        self.paths.iter().find(|p| p.cell.alive.load(std::sync::atomic::Ordering::Relaxed))
+        self.paths.iter().find(|p| p.cell.is_alive())
+    }
+
+    /// Whether requests can get there now.
+    pub fn is_alive(&self) -> bool {
+        self.is_this() || self.best_path().is_some()
     }
 }
 
@@ -116,6 +150,8 @@ pub struct Path {
 pub struct Endpoint {
     /// Its number.
     pub id: EndpointId,
+    /// Its name on its node (`ollama`, `vllm-2`), for headers and status.
+    pub name: Arc<str>,
     /// What it is.
     pub kind: EngineKind,
     /// The dialects it speaks.
@@ -128,6 +164,8 @@ pub struct Endpoint {
     pub prefix: Arc<str>,
     /// How many requests it runs at once per model, if known.
     pub slots: Option<u32>,
+    /// The window it loads models with when nothing is asked for, if known.
+    pub default_ctx: Option<u64>,
     /// Whether it answered its last probe.
     pub up: bool,
     /// A URL for showing; empty for a rich peer's engines.
@@ -139,10 +177,23 @@ pub struct Endpoint {
 pub struct Model {
     /// Its canonical name.
     pub key: ModelKey,
-    /// Offers of the class that is routed, this node's first.
+    /// Living offers of the class that is routed, this node's first.
     pub offers: Vec<Arc<Offer>>,
-    /// Offers under the same name with other content; reached only by `name@node`.
+    /// Living offers under the same name with other content; reached only by `name@node`.
     pub variants: Vec<Arc<Offer>>,
+    /// Whether lists show it (`models.show`, `models.hide`).
+    pub listed: bool,
+}
+
+impl Model {
+    /// The offers of one node, whatever their content: what `name@node` means.
+    pub fn on<'a>(&'a self, node: &'a NodeName) -> impl Iterator<Item = &'a Arc<Offer>> + 'a {
+        let here = node.is_self();
+        self.offers
+            .iter()
+            .chain(&self.variants)
+            .filter(move |o| if here { o.node.is_this() } else { o.node.name == *node })
+    }
 }
 
 /// One model at one endpoint.
@@ -163,6 +214,8 @@ pub struct Offer {
     pub weights: Option<Digest>,
     /// Same class = same content: weights, template, parameters.
     pub class: u64,
+    /// Hash of weights, template and parameters, where its own engine's `show` told them.
+    pub content: Option<u64>,
     /// What it can do. All false = not known.
     pub capabilities: Capabilities,
     /// The model's largest context window; `None` = not known.

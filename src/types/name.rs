@@ -78,6 +78,15 @@ impl ModelKey {
         }
     }
 
+    /// Whether a glob of a rule or of `models.show` means this model: by its short name, its
+    /// whole one, or, for `latest`, its name without a tag.
+    pub fn matches(&self, pattern: &str) -> bool {
+        let short = self.short();
+        super::glob(pattern, short)
+            || super::glob(pattern, self.as_str())
+            || short.strip_suffix(":latest").is_some_and(|s| super::glob(pattern, s))
+    }
+
     /// Host, namespace, model, tag.
     pub fn parts(&self) -> (&str, &str, &str, &str) {
         let (path, tag) = self.0.rsplit_once(':').unwrap_or((&self.0, TAG));
@@ -221,6 +230,18 @@ mod tests {
         assert_eq!(short("tiny"), "tiny:latest");
         assert_eq!(short("me/tiny:1b"), "me/tiny:1b");
         assert_eq!(short("hf.co/library/tiny"), "hf.co/library/tiny:latest");
+    }
+
+    #[test]
+    fn globs_mean_a_model_by_any_of_its_spellings() {
+        let tiny = ModelKey::parse("tiny").unwrap();
+        for pattern in ["*", "tiny", "TINY:latest", "tin*", "registry.ollama.ai/library/*"] {
+            assert!(tiny.matches(pattern), "{pattern}");
+        }
+        let tagged = ModelKey::parse("tiny:1b").unwrap();
+        for pattern in ["tiny", "library/tiny:1b", "t"] {
+            assert!(!tagged.matches(pattern), "{pattern}");
+        }
     }
 
     #[test]

@@ -1,0 +1,172 @@
+//! From offers to the plain numbers a choice is made of, each cell read once.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use super::snapshot::Offer;
+use crate::balance::Candidate;
+use crate::types::{Api, Capabilities, EngineKind, Moment};
+
+/// What a request needs of an offer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Need {
+    /// The dialect it is made in. An offer that cannot be asked in it is no candidate.
+    pub api: Api,
+    /// What the model has to be able to do. An offer known not to is a last resort: its
+    /// engine's own words say best what is wrong.
+    pub capabilities: Capabilities,
+}
+
+/// Fills `out` with a candidate for each of `offers` that speaks the dialect;
+/// `Candidate::index` is the place in `offers`. `out` is cleared first, and keeps its memory.
+pub fn of(offers: &[Arc<Offer>], need: &Need, now: Moment, out: &mut Vec<Candidate>) {
+    out.clear();
+    out.extend(
+        offers
+            .iter()
+            .enumerate()
+            .filter(|(_, offer)| offer.endpoint.apis.has(need.api))
+            .map(|(index, offer)| candidate(index, offer, need, now)),
+    );
+}
+
+fn candidate(index: usize, offer: &Offer, need: &Need, now: Moment) -> Candidate {
+    let (cell, node) = (&offer.cell, &offer.node);
+    let path = node.best_path();
+    let rest_until = Moment::from_millis(cell.rest_until.load(Relaxed));
+    let on_gpu = offer.ps.as_ref().and_then(|row| row.get("size_vram")?.as_u64());
+    Candidate {
+        index,
+        is_local: node.is_this(),
+        alive: offer.endpoint.up && node.is_alive(),
+        able: able(&offer.capabilities, &need.capabilities),
+        rest_until: if rest_until > now { rest_until } else { Moment::ZERO },
+        loaded_ctx: cell.loaded_ctx.load(Relaxed),
+        default_ctx: offer.endpoint.default_ctx.unwrap_or(0),
+        context: offer.context.unwrap_or(0),
+        loading: cell.loading.load(Relaxed),
+        on_cpu: on_gpu == Some(0),
+        inflight: cell.inflight.load(Relaxed).max(cell.running.load(Relaxed)),
+        queued: cell.queued.load(Relaxed),
+        slots: offer.endpoint.slots.unwrap_or_else(|| usual_slots(offer.endpoint.kind)),
+        prefill: cell.prefill.get(),
+        decode: cell.decode.get(),
+        load_rate: cell.load_rate.get(),
+        out_tokens: cell.out_tokens.get(),
+        size: offer.size,
+        rtt: path.and_then(|p| p.cell.rtt()).map_or(0.0, |rtt| rtt.as_secs_f64()),
+    }
+}
+
+/// Whether the model can do what is asked; one that says nothing of itself may.
+fn able(has: &Capabilities, need: &Capabilities) -> bool {
+    *has == Capabilities::default()
+        || (has.completion || !need.completion)
+            && (has.tools || !need.tools)
+            && (has.vision || !need.vision)
+            && (has.thinking || !need.thinking)
+            && (has.embedding || !need.embedding)
+            && (has.insert || !need.insert)
+}
+
+/// Requests side by side where nobody says: Ollama's and llama.cpp's default is one, servers
+/// that batch take many.
+fn usual_slots(kind: EngineKind) -> u32 {
+    match kind {
+        EngineKind::Ollama | EngineKind::LlamaCpp => 1,
+        EngineKind::LmStudio | EngineKind::OpenAi => 4,
+        EngineKind::Vllm => 32,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{self, engine, id, listing, model, peer};
+    use super::super::{Event, Identity, Registry, Settings, Snapshot, build, writer};
+    use super::*;
+    use crate::types::{ApiSet, ModelKey, NodeName};
+
+    fn need(words: &[&str]) -> Need {
+        Need { api: Api::Chat, capabilities: Capabilities::from_words(words.iter().copied()) }
+    }
+
+    /// `tiny` on an own engine that knows no Ollama dialect, and on a peer.
+    fn world() -> (Arc<Registry>, Snapshot) {
+        let cells = Arc::new(Registry::default());
+        let this = Identity::lone(NodeName::parse("laptop").unwrap());
+        let mut state = writer::State::new(Settings::default(), this, cells.clone());
+        let mut vllm = engine("vllm", vec![model("tiny")]);
+        vllm.kind = EngineKind::Vllm;
+        vllm.apis = ApiSet::NONE.with(Api::Chat);
+        let mut theirs = model("tiny");
+        theirs.capabilities = Capabilities::from_words(["completion", "tools"]);
+        theirs.loaded_ctx = 4096;
+        theirs.running = 2;
+        theirs.queued = 1;
+        for event in [
+            Event::Local(vec![vllm]),
+            Event::Peers(vec![peer("gpu", 2)]),
+            Event::Listed { node: id("gpu"), listing: listing(2, vec![theirs]) },
+        ] {
+            writer::apply(&mut state, event, Moment::ZERO);
+        }
+        (cells, build::snapshot(&mut state, Moment::ZERO))
+    }
+
+    #[test]
+    fn candidates_are_the_cells_read_once() {
+        let (cells, snapshot) = world();
+        let model = &snapshot.models[&ModelKey::parse("tiny").unwrap()];
+        let path = cells.path(&id("gpu"), &testing::dial(2));
+        path.ok(Moment::ZERO, Some(std::time::Duration::from_millis(4)));
+        let cell = &model.offers[1].cell;
+        cell.decode.set(50.0);
+        cell.inflight.store(1, Relaxed);
+        cell.rest(Moment::from_millis(500));
+        let mut out = vec![Candidate::default(); 9];
+        of(&model.offers, &need(&["tools"]), Moment::from_millis(100), &mut out);
+        assert_eq!(out.len(), 2);
+        assert_eq!((out[0].is_local, out[0].alive, out[0].slots), (true, true, 32));
+        let there = Candidate {
+            index: 1,
+            alive: true,
+            able: true,
+            rest_until: Moment::from_millis(500),
+            loaded_ctx: 4096,
+            inflight: 2,
+            queued: 1,
+            slots: 1,
+            decode: 50.0,
+            size: 1000,
+            rtt: 0.004,
+            ..Candidate::default()
+        };
+        assert_eq!(out[1], there);
+
+        path.lost();
+        of(&model.offers, &need(&[]), Moment::from_millis(500), &mut out);
+        assert_eq!((out[1].alive, out[1].rest_until), (false, Moment::ZERO));
+    }
+
+    #[test]
+    fn an_offer_is_no_candidate_in_a_dialect_it_does_not_speak() {
+        let (_, snapshot) = world();
+        let model = &snapshot.models[&ModelKey::parse("tiny").unwrap()];
+        let mut out = Vec::new();
+        of(&model.offers, &Need { api: Api::Ollama, ..need(&[]) }, Moment::ZERO, &mut out);
+        assert_eq!(out.iter().map(|c| c.index).collect::<Vec<_>>(), [1]);
+    }
+
+    #[test]
+    fn what_says_nothing_of_itself_may_be_asked_anything() {
+        let (_, snapshot) = world();
+        let model = &snapshot.models[&ModelKey::parse("tiny").unwrap()];
+        let mut out = Vec::new();
+        let mut able = |words: &[&str]| {
+            of(&model.offers, &need(words), Moment::ZERO, &mut out);
+            out.iter().map(|c| c.able).collect::<Vec<_>>()
+        };
+        assert_eq!(able(&["tools"]), [true, true]);
+        assert_eq!(able(&["vision"]), [true, false]);
+    }
+}

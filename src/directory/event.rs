@@ -1,0 +1,273 @@
+//! What the writer is told: plain values, made by discovery, probes, the ladder and the gate.
+//!
+//! An event is a claim about the world at the moment it was sent. Claims of other nodes pass
+//! [`super::bounds`] before anything is made of them.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde_json::Value;
+
+use super::snapshot::Unused;
+use crate::types::{
+    ApiSet, Capabilities, Dial, Digest, EngineKind, NodeId, NodeKind, NodeName, Principal,
+    RungState,
+};
+
+/// One thing the directory is told.
+#[derive(Debug, Clone)]
+pub enum Event {
+    /// Who this node is.
+    This(Identity),
+    /// All nodes of the tailnet that may be used now; who is missing is gone at once.
+    Peers(Vec<Peer>),
+    /// All configured servers that may be used on this network; who is missing is gone.
+    Servers(Vec<Server>),
+    /// All nodes that are seen and not used.
+    Unused(Vec<Unused>),
+    /// This node's engines, all of them.
+    Local(Vec<EngineListing>),
+    /// A peer or a configured server answered with its list.
+    Listed {
+        /// Who.
+        node: NodeId,
+        /// What it said.
+        listing: Listing,
+    },
+    /// A path of this node died or came back: its cell says which.
+    Paths(NodeId),
+    /// A node was looked at and has nothing for us.
+    NoServer {
+        /// Who.
+        node: NodeId,
+        /// Why, for showing.
+        why: String,
+    },
+    /// What an earlier run knew of nodes; believed for a node once it is allowed.
+    Remembered(Vec<Remembered>),
+    /// How much of the mesh is left.
+    Rung(RungState),
+    /// What LocalAPI says of the coordinator.
+    Coordinator(Option<bool>),
+    /// The configuration changed.
+    Settings(Settings),
+    /// Time passed: a row may have lingered long enough.
+    Tick,
+}
+
+/// The part of the configuration that shapes a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// Whether copies with other content under one name count as one model.
+    pub merge: bool,
+    /// Globs of models that are listed.
+    pub show: Vec<String>,
+    /// Globs of models that are not.
+    pub hide: Vec<String>,
+    /// Whether stubs of hosted models are absent.
+    pub offline: bool,
+    /// How long a model stays listed after its last node was lost.
+    pub linger: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            merge: false,
+            show: vec!["*".to_owned()],
+            hide: Vec::new(),
+            offline: false,
+            linger: Duration::from_secs(60),
+        }
+    }
+}
+
+/// Who a node is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// Its identity.
+    pub id: NodeId,
+    /// Its name.
+    pub name: NodeName,
+    /// Its owner or tags.
+    pub principal: Option<Principal>,
+}
+
+impl Identity {
+    /// This node before a tailnet names it.
+    pub fn lone(name: NodeName) -> Identity {
+        Identity { id: NodeId::This, name, principal: None }
+    }
+}
+
+/// Which models of a node may be used, by what runs on it; an empty list is none.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Grant {
+    /// Globs, while it runs a sidecar.
+    pub rich: Vec<String>,
+    /// Globs, while it runs only an engine.
+    pub bare: Vec<String>,
+}
+
+impl Grant {
+    /// Everything, whatever runs there.
+    pub fn all() -> Grant {
+        Grant { rich: vec!["*".to_owned()], bare: vec!["*".to_owned()] }
+    }
+
+    /// The globs for a kind of node.
+    pub fn of(&self, kind: NodeKind) -> &[String] {
+        match kind {
+            NodeKind::Rich => &self.rich,
+            NodeKind::Bare => &self.bare,
+            NodeKind::This => &[],
+        }
+    }
+}
+
+/// A node of the tailnet to which prompts may go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peer {
+    /// Who it is.
+    pub who: Identity,
+    /// Its tailnet addresses.
+    pub addrs: Vec<IpAddr>,
+    /// What of it may be used.
+    pub grant: Grant,
+}
+
+/// A server named in the configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Server {
+    /// Its name there.
+    pub name: NodeName,
+    /// Where it is.
+    pub dial: Dial,
+    /// Path prefix in front of every route.
+    pub prefix: Arc<str>,
+}
+
+impl Server {
+    /// Its identity as a node.
+    pub fn id(&self) -> NodeId {
+        NodeId::Configured(self.name.as_str().into())
+    }
+}
+
+/// What a peer said of itself.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Listing {
+    /// Rich or bare.
+    pub kind: NodeKind,
+    /// The version of its sidecar.
+    pub version: Option<String>,
+    /// On which path it answered.
+    pub dial: Dial,
+    /// Path prefix there.
+    pub prefix: Arc<str>,
+    /// Its engines.
+    pub engines: Vec<EngineListing>,
+}
+
+/// One engine and what it has.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EngineListing {
+    /// Its name on its node (`ollama`, `vllm-2`): the same from one listing to the next.
+    pub name: Arc<str>,
+    /// What it is.
+    pub kind: EngineKind,
+    /// The dialects it speaks.
+    pub apis: ApiSet,
+    /// Its version, as it says.
+    pub version: Option<String>,
+    /// Where it is. Of a rich peer's engines: the peer's mesh port.
+    pub dial: Dial,
+    /// Path prefix in front of every route.
+    pub prefix: Arc<str>,
+    /// How many requests it runs at once per model, if known.
+    pub slots: Option<u32>,
+    /// The window it loads models with when nothing is asked for, if known.
+    pub default_ctx: Option<u64>,
+    /// Whether it answered.
+    pub up: bool,
+    /// A URL for showing; empty for a rich peer's engines.
+    pub url: String,
+    /// What it has.
+    pub models: Vec<ModelListing>,
+}
+
+/// One model at one engine.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ModelListing {
+    /// Its name as the engine lists it.
+    pub name: Arc<str>,
+    /// Manifest digest.
+    pub digest: Option<Digest>,
+    /// Digest of the weights.
+    pub weights: Option<Digest>,
+    /// Hash of weights, template and parameters; `None` until its `show` was read.
+    pub content: Option<u64>,
+    /// What it can do. All false = not known.
+    pub capabilities: Capabilities,
+    /// Its largest window.
+    pub context: Option<u64>,
+    /// Bytes.
+    pub size: u64,
+    /// Whether it is a stub of a hosted model.
+    pub remote: bool,
+    /// Its row in `/api/tags`.
+    pub row: Arc<Value>,
+    /// The answer to `/api/show`.
+    pub show: Option<Arc<Bytes>>,
+    /// Its row in `/api/ps`.
+    pub ps: Option<Arc<Value>>,
+    /// Window it is loaded with; 0 = not loaded; 1 = loaded, window not known.
+    pub loaded_ctx: u64,
+    /// Whether it is being loaded.
+    pub loading: bool,
+    /// Requests running there, of all callers.
+    pub running: u32,
+    /// Requests waiting there.
+    pub queued: u32,
+}
+
+/// What an earlier run knew of a node.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Remembered {
+    /// Who.
+    pub node: NodeId,
+    /// Rich or bare.
+    pub kind: NodeKind,
+    /// Whether it ever answered as rich.
+    pub was_rich: bool,
+    /// The version of its sidecar.
+    pub version: Option<String>,
+    /// How long before this run it was last heard of.
+    pub age: Duration,
+    /// Its engines, without addresses.
+    pub engines: Vec<EngineListing>,
+    /// Measured speeds.
+    pub rates: Vec<Rates>,
+}
+
+/// Measured speeds of one offer.
+#[derive(Debug, Clone, PartialEq, Default, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Rates {
+    /// The engine's name on its node.
+    pub engine: String,
+    /// The model's canonical name.
+    pub model: String,
+    /// Prompt tokens a second; 0 = never measured, as in all that follow.
+    pub prefill: f64,
+    /// Answer tokens a second.
+    pub decode: f64,
+    /// Bytes of weights loaded a second.
+    pub load_rate: f64,
+    /// Seconds to the first byte.
+    pub ttft: f64,
+    /// Tokens of a usual answer.
+    pub out_tokens: f64,
+}

@@ -1,0 +1,326 @@
+//! What the writer promises, as tables of events.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::event::{Event, Grant, Identity, ModelListing, Settings};
+use super::testing::{dial, engine, id, listing, model, peer};
+use super::writer::{State, apply};
+use super::{Registry, Snapshot, build};
+use crate::types::{ModelKey, Moment, NodeKind, NodeName};
+
+/// A writer without its task.
+struct World {
+    state: State,
+    now: Moment,
+}
+
+impl World {
+    fn new() -> World {
+        let this = Identity::lone(NodeName::parse("laptop").unwrap());
+        let state = State::new(Settings::default(), this, Arc::new(Registry::default()));
+        World { state, now: Moment::from_millis(1_000_000) }
+    }
+
+    fn with(peers: &[(&str, u8)]) -> World {
+        let mut world = World::new();
+        world.tell(Event::Peers(peers.iter().map(|(name, last)| peer(name, *last)).collect()));
+        world
+    }
+
+    fn tell(&mut self, event: Event) -> bool {
+        apply(&mut self.state, event, self.now)
+    }
+
+    fn local(&mut self, models: Vec<ModelListing>) -> bool {
+        self.tell(Event::Local(vec![engine("ollama", models)]))
+    }
+
+    fn lists(&mut self, name: &str, last: u8, models: Vec<ModelListing>) -> bool {
+        self.tell(Event::Listed { node: id(name), listing: listing(last, models) })
+    }
+
+    fn dies(&mut self, name: &str, last: u8) -> bool {
+        self.state.cells.path(&id(name), &dial(last)).lost();
+        self.tell(Event::Paths(id(name)))
+    }
+
+    fn wait(&mut self, seconds: u64) {
+        self.now = self.now + Duration::from_secs(seconds);
+    }
+
+    fn see(&mut self) -> Snapshot {
+        build::snapshot(&mut self.state, self.now)
+    }
+
+    /// `model: node node | variant-node` for all models, in order.
+    fn table(&mut self) -> Vec<String> {
+        let names = |of: &[Arc<super::Offer>]| {
+            of.iter().map(|o| o.node.name.to_string()).collect::<Vec<_>>().join(" ")
+        };
+        let row = |m: &super::Model| match m.variants.is_empty() {
+            true => format!("{}: {}", m.key, names(&m.offers)),
+            false => format!("{}: {} | {}", m.key, names(&m.offers), names(&m.variants)),
+        };
+        self.see().models.values().map(|m| row(m)).collect()
+    }
+
+    fn tags(&mut self) -> Vec<String> {
+        rows(&self.see().unions.tags, "models", "name")
+    }
+}
+
+fn rows(json: &[u8], list: &str, field: &str) -> Vec<String> {
+    let json: Value = serde_json::from_slice(json).unwrap();
+    let rows = json[list].as_array().unwrap();
+    rows.iter().map(|row| row[field].as_str().unwrap().to_owned()).collect()
+}
+
+fn key(name: &str) -> ModelKey {
+    ModelKey::parse(name).unwrap()
+}
+
+fn with_digest(name: &str, digest: &str) -> ModelListing {
+    ModelListing { digest: Some(crate::types::Digest(digest.into())), ..model(name) }
+}
+
+#[test]
+fn this_node_stands_first_and_a_name_is_one_model_with_all_its_nodes() {
+    let mut w = World::with(&[("gpu", 2), ("desk", 3)]);
+    w.lists("gpu", 2, vec![model("tiny"), model("big")]);
+    w.lists("desk", 3, vec![model("TINY:latest")]);
+    w.local(vec![model("tiny:latest")]);
+    assert_eq!(w.table(), ["big:latest: gpu", "tiny:latest: laptop desk gpu"]);
+    let snapshot = w.see();
+    let nodes: Vec<_> = snapshot.nodes.iter().map(|n| n.name.as_str()).collect();
+    assert_eq!(nodes, ["laptop", "desk", "gpu"]);
+}
+
+#[test]
+fn a_name_is_routed_inside_one_class() {
+    let mut w = World::with(&[("gpu", 2), ("desk", 3), ("nas", 4)]);
+    w.lists("gpu", 2, vec![with_digest("m", "aa")]);
+    w.lists("desk", 3, vec![with_digest("m", "bb")]);
+    w.lists("nas", 4, vec![with_digest("m", "bb")]);
+    assert_eq!(w.table(), ["m:latest: desk nas | gpu"], "the largest class");
+    w.local(vec![with_digest("m", "aa")]);
+    assert_eq!(w.table(), ["m:latest: laptop gpu | desk nas"], "the local copy's class");
+    w.tell(Event::Settings(Settings { merge: true, ..Settings::default() }));
+    assert_eq!(w.table(), ["m:latest: laptop desk gpu nas"]);
+}
+
+#[test]
+fn equal_content_is_one_class_although_digests_differ() {
+    let with_content = |digest: &str| ModelListing { content: Some(7), ..with_digest("m", digest) };
+    let mut w = World::with(&[("gpu", 2), ("desk", 3)]);
+    w.local(vec![with_content("aa")]);
+    w.lists("gpu", 2, vec![with_content("bb")]);
+    // Its `show` was not read yet, but the digest is known from another copy.
+    w.lists("desk", 3, vec![with_digest("m", "bb")]);
+    assert_eq!(w.table(), ["m:latest: laptop desk gpu"]);
+}
+
+#[test]
+fn embeddings_never_change_their_class_by_themselves() {
+    let embed = |digest: &str| {
+        let mut m = with_digest("e", digest);
+        m.capabilities.embedding = true;
+        m
+    };
+    let mut w = World::with(&[("desk", 2), ("gpu", 3), ("nas", 4)]);
+    w.tell(Event::Settings(Settings { merge: true, ..Settings::default() }));
+    w.lists("desk", 2, vec![embed("aa"), with_digest("m", "aa")]);
+    w.lists("gpu", 3, vec![embed("aa"), with_digest("m", "aa")]);
+    w.lists("nas", 4, vec![embed("bb"), with_digest("m", "bb")]);
+    assert_eq!(w.table(), ["e:latest: desk gpu | nas", "m:latest: desk gpu nas"]);
+    w.tell(Event::Settings(Settings::default()));
+    w.dies("desk", 2);
+    w.dies("gpu", 3);
+    assert_eq!(w.table(), ["e:latest:  | nas", "m:latest: nas"]);
+    assert!(w.see().lingering.contains_key(&key("e")));
+}
+
+#[test]
+fn what_a_grant_does_not_name_is_absent() {
+    let mut w = World::new();
+    let grant = Grant { rich: vec!["qwen*".into(), "tiny".into()], bare: vec![] };
+    w.tell(Event::Peers(vec![super::Peer { grant, ..peer("gpu", 2) }]));
+    w.lists("gpu", 2, vec![model("qwen3:8b"), model("tiny"), model("secret")]);
+    assert_eq!(w.table(), ["qwen3:8b: gpu", "tiny:latest: gpu"]);
+    let text = format!("{:?}", w.see());
+    assert!(!text.contains("secret"), "nowhere in the snapshot");
+}
+
+#[test]
+fn a_node_that_is_no_longer_allowed_is_gone_at_once() {
+    let mut w = World::with(&[("gpu", 2), ("desk", 3)]);
+    w.lists("gpu", 2, vec![model("a")]);
+    w.lists("desk", 3, vec![model("b")]);
+    assert_eq!(w.tags().len(), 2);
+    w.tell(Event::Peers(vec![peer("desk", 3)]));
+    assert_eq!(w.tags(), ["b"]);
+    assert!(w.see().lingering.is_empty());
+    assert!(!w.lists("gpu", 2, vec![model("a")]), "a late answer counts for nothing");
+    assert_eq!(w.tags(), ["b"]);
+}
+
+#[test]
+fn a_model_lingers_in_the_lists_and_then_only_gives_the_words_of_a_404() {
+    let mut w = World::with(&[("gpu", 2), ("desk", 3)]);
+    w.lists("gpu", 2, vec![model("a"), model("both")]);
+    w.lists("desk", 3, vec![model("both")]);
+    w.wait(10);
+    assert!(w.dies("gpu", 2));
+    assert_eq!(w.table(), ["both:latest: desk"]);
+    assert_eq!(w.tags(), ["both", "a"]);
+    w.wait(59);
+    assert_eq!(w.tags().len(), 2);
+    assert_eq!(build::next_change(&w.state, w.now), Some(Duration::from_secs(1)));
+    w.wait(1);
+    assert_eq!(w.tags(), ["both"]);
+    let snapshot = w.see();
+    let lost = &snapshot.lingering[&key("a")];
+    assert_eq!((lost.node.as_str(), lost.age(w.now)), ("gpu", Duration::from_secs(70)));
+
+    // It comes back, and goes again: the wait begins anew.
+    w.lists("gpu", 2, vec![model("a"), model("both")]);
+    assert_eq!(w.table(), ["a:latest: gpu", "both:latest: desk gpu"]);
+    assert!(w.see().lingering.is_empty());
+    w.dies("gpu", 2);
+    assert_eq!(w.tags().len(), 2);
+}
+
+#[test]
+fn a_model_that_was_removed_does_not_linger() {
+    let mut w = World::with(&[("gpu", 2)]);
+    w.lists("gpu", 2, vec![model("a"), model("b")]);
+    w.lists("gpu", 2, vec![model("b")]);
+    assert_eq!(w.tags(), ["b"]);
+}
+
+#[test]
+fn an_own_engine_that_is_down_lingers_too() {
+    let mut w = World::new();
+    w.local(vec![model("a")]);
+    assert_eq!(w.table(), ["a:latest: laptop"]);
+    let mut down = engine("ollama", vec![model("a")]);
+    down.up = false;
+    w.tell(Event::Local(vec![down]));
+    assert_eq!(w.table(), [""; 0]);
+    assert_eq!(w.tags(), ["a"]);
+    assert!(!w.see().nodes[0].endpoints[0].up);
+    w.wait(60);
+    assert_eq!(w.tags(), [""; 0]);
+}
+
+#[test]
+fn a_node_that_was_rich_is_never_bare() {
+    let mut w = World::with(&[("gpu", 2)]);
+    w.lists("gpu", 2, vec![model("a")]);
+    let mut bare = listing(2, vec![model("b")]);
+    bare.kind = NodeKind::Bare;
+    assert!(!w.tell(Event::Listed { node: id("gpu"), listing: bare.clone() }));
+    assert_eq!(w.table(), ["a:latest: gpu"]);
+
+    // The other way round is an installation.
+    let mut w = World::with(&[("gpu", 2)]);
+    w.tell(Event::Listed { node: id("gpu"), listing: bare });
+    assert_eq!(w.table(), ["b:latest: gpu"]);
+    w.lists("gpu", 2, vec![model("a")]);
+    assert_eq!(w.table(), ["a:latest: gpu"]);
+}
+
+#[test]
+fn stubs_of_hosted_models_stay_with_their_owner() {
+    let stub = || ModelListing { remote: true, ..model("glm:cloud") };
+    let mut w = World::with(&[("nas", 2)]);
+    let mut bare = listing(2, vec![stub(), model("a")]);
+    bare.kind = NodeKind::Bare;
+    w.tell(Event::Listed { node: id("nas"), listing: bare });
+    assert_eq!(w.table(), ["a:latest: nas"]);
+    w.local(vec![stub()]);
+    assert_eq!(w.table(), ["a:latest: nas", "glm:cloud: laptop"]);
+    w.tell(Event::Settings(Settings { offline: true, ..Settings::default() }));
+    assert_eq!(w.table(), ["a:latest: nas"]);
+    assert_eq!(w.tags(), ["a"]);
+}
+
+#[test]
+fn hidden_models_answer_to_their_name_and_stand_in_no_list() {
+    let mut w = World::new();
+    w.local(vec![model("a"), model("b"), model("c:1b")]);
+    let settings = Settings {
+        show: vec!["a".into(), "c*".into()],
+        hide: vec!["*:1b".into()],
+        ..Settings::default()
+    };
+    w.tell(Event::Settings(settings));
+    assert_eq!(w.tags(), ["a"]);
+    assert_eq!(w.table().len(), 3);
+}
+
+#[test]
+fn numbers_change_cells_and_no_snapshot() {
+    let mut w = World::with(&[("gpu", 2)]);
+    let busy =
+        |n| ModelListing { queued: n, running: 1, loaded_ctx: 4096, loading: true, ..model("a") };
+    w.lists("gpu", 2, vec![busy(0)]);
+    let before = w.see();
+    assert!(!w.lists("gpu", 2, vec![busy(3)]), "no new snapshot");
+    let cell = &before.models[&key("a")].offers[0].cell;
+    use std::sync::atomic::Ordering::Relaxed;
+    assert_eq!((cell.queued.load(Relaxed), cell.loaded_ctx.load(Relaxed)), (3, 4096));
+    w.local(vec![model("a")]);
+    let after = w.see();
+    assert!(Arc::ptr_eq(cell, &after.models[&key("a")].offers[1].cell), "cells survive rebuilds");
+    assert_eq!(before.nodes[1].endpoints[0].id, after.nodes[1].endpoints[0].id);
+}
+
+#[test]
+fn an_address_that_moved_to_another_node_is_not_dialled() {
+    let mut w = World::with(&[("gpu", 2)]);
+    w.lists("gpu", 2, vec![model("a")]);
+    assert_eq!(w.see().nodes[1].paths.len(), 1);
+    w.tell(Event::Peers(vec![peer("gpu", 9)]));
+    assert_eq!(w.see().nodes[1].paths.len(), 0);
+    assert_eq!(w.table(), [""; 0]);
+}
+
+#[test]
+fn every_node_has_a_name_of_its_own() {
+    let mut w = World::new();
+    let mut other = peer("x", 3);
+    other.who.name = NodeName::parse("laptop").unwrap();
+    let mut me = peer("y", 4);
+    me.who.name = NodeName::parse("self").unwrap();
+    w.tell(Event::Peers(vec![other, me]));
+    w.lists("x", 3, vec![model("a")]);
+    w.lists("y", 4, vec![model("a")]);
+    let snapshot = w.see();
+    let names: Vec<_> = snapshot.nodes.iter().map(|n| n.name.as_str()).collect();
+    assert_eq!(names, ["laptop", "laptop-2", "self-2"]);
+    assert!(snapshot.node(&NodeName::parse("self").unwrap()).unwrap().is_this());
+}
+
+#[test]
+fn nodes_with_nothing_to_offer_are_only_shown() {
+    let mut w = World::with(&[("gpu", 2)]);
+    assert_eq!(w.see().unused[0].why, "no server found yet");
+    w.tell(Event::NoServer { node: id("gpu"), why: "refuses this node".into() });
+    let snapshot = w.see();
+    assert_eq!((snapshot.nodes.len(), &*snapshot.unused[0].why), (1, "refuses this node"));
+}
+
+#[test]
+fn nothing_new_is_no_new_snapshot() {
+    let mut w = World::with(&[("gpu", 2)]);
+    w.lists("gpu", 2, vec![model("a")]);
+    w.local(vec![model("b")]);
+    assert!(!w.lists("gpu", 2, vec![model("a")]));
+    assert!(!w.local(vec![model("b")]));
+    assert!(!w.tell(Event::Peers(vec![peer("gpu", 2)])));
+    assert!(!w.tell(Event::Coordinator(None)));
+    assert!(w.tell(Event::Coordinator(Some(true))));
+}

@@ -1,0 +1,307 @@
+//! What the directory knows, and how an event changes it.
+//!
+//! In: events and the moment they are taken. Out: whether the snapshot has to be made anew;
+//! numbers go straight into the cells. Pure but for the cells: no waiting, no clock, no file.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use super::bounds;
+use super::event::{
+    EngineListing, Event, Grant, Identity, Listing, ModelListing, Peer, Remembered, Server,
+    Settings,
+};
+use super::registry::Registry;
+use super::snapshot::Unused;
+use crate::types::{
+    Dial, EndpointId, ModelKey, Moment, NodeId, NodeKind, NodeName, Rung, RungState,
+};
+
+/// Most nodes whose earlier lists are kept until they are allowed.
+const MOST_REMEMBERED: usize = 256;
+
+/// Everything the writer knows.
+#[derive(Debug)]
+pub struct State {
+    pub(super) settings: Settings,
+    pub(super) this: Identity,
+    pub(super) engines: Vec<EngineListing>,
+    pub(super) members: BTreeMap<NodeId, Member>,
+    pub(super) peers: Arc<Vec<Peer>>,
+    pub(super) unused: Vec<Unused>,
+    pub(super) rung: RungState,
+    pub(super) coordinator: Option<bool>,
+    pub(super) cells: Arc<Registry>,
+    /// When each model that has no living node lost its last one.
+    pub(super) lost_at: BTreeMap<ModelKey, Moment>,
+    pub(super) version: u64,
+    remembered: HashMap<NodeId, Remembered>,
+    ids: HashMap<(NodeId, Arc<str>), EndpointId>,
+}
+
+/// A node that may be used, and what is known of it.
+#[derive(Debug)]
+pub(super) struct Member {
+    pub(super) who: Identity,
+    pub(super) grant: Grant,
+    /// Ways that answered, the latest first.
+    pub(super) ways: Vec<(Dial, Arc<str>)>,
+    pub(super) listing: Option<Known>,
+    pub(super) was_rich: bool,
+    /// How long before this run it was last heard of.
+    pub(super) before: Duration,
+    /// Why it has nothing, if it said so.
+    pub(super) why: Option<String>,
+}
+
+/// The list of a node, from now or from an earlier run.
+#[derive(Debug, PartialEq)]
+pub(super) struct Known {
+    pub(super) kind: NodeKind,
+    pub(super) version: Option<String>,
+    pub(super) engines: Vec<EngineListing>,
+}
+
+impl State {
+    /// Nothing known but who we are.
+    pub fn new(settings: Settings, this: Identity, cells: Arc<Registry>) -> State {
+        State {
+            settings,
+            this,
+            engines: Vec::new(),
+            members: BTreeMap::new(),
+            peers: Arc::default(),
+            unused: Vec::new(),
+            rung: RungState { rung: Rung::Starting, why: "".into(), since: Moment::ZERO },
+            coordinator: None,
+            cells,
+            lost_at: BTreeMap::new(),
+            version: 0,
+            remembered: HashMap::new(),
+            ids: HashMap::new(),
+        }
+    }
+
+    /// The tailnet nodes that may be used.
+    pub fn peers(&self) -> &Arc<Vec<Peer>> {
+        &self.peers
+    }
+
+    /// The number of an engine, the same from one snapshot to the next.
+    pub(super) fn endpoint_id(&mut self, node: &NodeId, engine: &Arc<str>) -> EndpointId {
+        let next = EndpointId(u32::try_from(self.ids.len()).unwrap_or(u32::MAX));
+        *self.ids.entry((node.clone(), engine.clone())).or_insert(next)
+    }
+
+    fn forget_strangers(&mut self) {
+        let known: HashSet<&NodeId> = self.members.keys().collect();
+        self.cells.keep(&known);
+    }
+
+    fn admit(&mut self, who: Identity, grant: Grant) -> &mut Member {
+        let remembered = self.remembered.remove(&who.id);
+        let cells = &self.cells;
+        let member = self.members.entry(who.id.clone()).or_insert_with(|| {
+            let before = remembered.as_ref().map_or(Duration::ZERO, |r| r.age);
+            for rates in remembered.iter().flat_map(|r| &r.rates) {
+                cells.seed(&who.id, &bounds::rates(rates.clone()));
+            }
+            let was_rich = remembered.as_ref().is_some_and(|r| r.was_rich);
+            let listing = remembered.map(|r| Known {
+                kind: r.kind,
+                version: r.version,
+                engines: bounds::engines(r.engines),
+            });
+            let (who, grant) = (who.clone(), grant.clone());
+            Member { who, grant, ways: Vec::new(), listing, was_rich, before, why: None }
+        });
+        member.who = who;
+        member.grant = grant;
+        member
+    }
+}
+
+/// Takes one event in. True if the snapshot has to be made anew.
+pub fn apply(state: &mut State, event: Event, now: Moment) -> bool {
+    match event {
+        Event::This(who) => replace(&mut state.this, who),
+        Event::Settings(settings) => replace(&mut state.settings, settings),
+        Event::Unused(unused) => replace(&mut state.unused, unused),
+        Event::Rung(rung) => replace(&mut state.rung, rung),
+        Event::Coordinator(up) => replace(&mut state.coordinator, up),
+        Event::Peers(peers) => apply_peers(state, peers),
+        Event::Servers(servers) => apply_servers(state, servers),
+        Event::Local(engines) => {
+            let engines = bounds::engines(engines);
+            write_cells(&state.cells, &NodeId::This, &engines);
+            replace_unless_same(&mut state.engines, engines, |a, b| same_engines(a, b))
+        }
+        Event::Listed { node, listing } => apply_listed(state, &node, listing, now),
+        Event::Paths(node) => state.members.contains_key(&node),
+        Event::NoServer { node, why } => match state.members.get_mut(&node) {
+            Some(member) => replace(&mut member.why, Some(why)),
+            None => false,
+        },
+        Event::Remembered(nodes) => {
+            for node in nodes.into_iter().take(MOST_REMEMBERED) {
+                state.remembered.insert(node.node.clone(), node);
+            }
+            false
+        }
+        Event::Tick => true,
+    }
+}
+
+fn apply_peers(state: &mut State, peers: Vec<Peer>) -> bool {
+    if *state.peers == peers {
+        return false;
+    }
+    let listed: HashSet<&NodeId> = peers.iter().map(|p| &p.who.id).collect();
+    state.members.retain(|id, _| matches!(id, NodeId::Configured(_)) || listed.contains(id));
+    for peer in &peers {
+        let member = state.admit(peer.who.clone(), peer.grant.clone());
+        // An address that is no longer that node's must not be dialled for it.
+        member.ways.retain(|(dial, _)| match dial {
+            Dial::Tailnet(addr) => peer.addrs.contains(&addr.ip()),
+            _ => true,
+        });
+    }
+    state.peers = Arc::new(peers);
+    state.forget_strangers();
+    true
+}
+
+fn apply_servers(state: &mut State, servers: Vec<Server>) -> bool {
+    let listed: HashSet<NodeId> = servers.iter().map(Server::id).collect();
+    let before = state.members.len();
+    state.members.retain(|id, _| !matches!(id, NodeId::Configured(_)) || listed.contains(id));
+    let mut changed = state.members.len() != before;
+    for server in servers {
+        let who = Identity { id: server.id(), name: server.name.clone(), principal: None };
+        changed |= !state.members.contains_key(&who.id);
+        let member = state.admit(who, Grant::all());
+        let ways = member.ways.len();
+        member.ways.retain(|(dial, _)| *dial == server.dial);
+        changed |= member.ways.len() != ways;
+    }
+    state.forget_strangers();
+    changed
+}
+
+fn apply_listed(state: &mut State, node: &NodeId, listing: Listing, now: Moment) -> bool {
+    let Some(member) = state.members.get_mut(node) else { return false };
+    // A sidecar that is down leaves its engine's port open: that is no leave to go round it.
+    if listing.kind == NodeKind::This || (listing.kind == NodeKind::Bare && member.was_rich) {
+        return false;
+    }
+    let mut listing = bounds::listing(listing);
+    if listing.kind == NodeKind::Bare {
+        // A stub's requests would run on that machine's account.
+        listing.engines.iter_mut().for_each(|e| e.models.retain(|m| !m.remote));
+    }
+    let mut changed = state.cells.path(node, &listing.dial).ok(now, None);
+    changed |= member.why.take().is_some();
+    let way = (listing.dial, listing.prefix);
+    if member.ways.first() != Some(&way) {
+        member.ways.retain(|w| *w != way);
+        member.ways.insert(0, way);
+        member.ways.truncate(4);
+        changed = true;
+    }
+    if listing.kind == NodeKind::Rich {
+        member.was_rich = true;
+        // Ways by which it was a bare server lead around its sidecar.
+        let kind = member.listing.as_ref().map(|l| l.kind);
+        if kind == Some(NodeKind::Bare) {
+            member.ways.truncate(1);
+        }
+    }
+    member.before = Duration::ZERO;
+    write_cells(&state.cells, node, &listing.engines);
+    let known = Known { kind: listing.kind, version: listing.version, engines: listing.engines };
+    let same = member.listing.as_ref().is_some_and(|old| {
+        old.kind == known.kind
+            && old.version == known.version
+            && same_engines(&old.engines, &known.engines)
+    });
+    if !same {
+        member.listing = Some(known);
+    }
+    changed || !same
+}
+
+/// Numbers go into the cells, not into a new snapshot.
+fn write_cells(cells: &Registry, node: &NodeId, engines: &[EngineListing]) {
+    for engine in engines {
+        for model in &engine.models {
+            let Ok(key) = ModelKey::parse(&model.name) else { continue };
+            let cell = cells.offer(node, &engine.name, &key);
+            cell.loaded_ctx.store(if engine.up { model.loaded_ctx } else { 0 }, Relaxed);
+            // This node's gate writes these for its own engines; a poll knows them not.
+            if *node != NodeId::This {
+                cell.loading.store(model.loading, Relaxed);
+                cell.running.store(model.running, Relaxed);
+                cell.queued.store(model.queued, Relaxed);
+            }
+        }
+    }
+}
+
+fn replace<T: PartialEq>(old: &mut T, new: T) -> bool {
+    replace_unless_same(old, new, |a, b| a == b)
+}
+
+fn replace_unless_same<T>(old: &mut T, new: T, same: impl Fn(&T, &T) -> bool) -> bool {
+    let changed = !same(old, &new);
+    if changed {
+        *old = new;
+    }
+    changed
+}
+
+/// Equal but for the numbers that live in cells.
+fn same_engines(a: &[EngineListing], b: &[EngineListing]) -> bool {
+    a.len() == b.len()
+        && a.iter().zip(b).all(|(a, b)| {
+            a.name == b.name
+                && a.kind == b.kind
+                && a.apis == b.apis
+                && a.version == b.version
+                && a.dial == b.dial
+                && a.prefix == b.prefix
+                && a.slots == b.slots
+                && a.default_ctx == b.default_ctx
+                && a.up == b.up
+                && a.url == b.url
+                && a.models.len() == b.models.len()
+                && a.models.iter().zip(&b.models).all(|(a, b)| same_model(a, b))
+        })
+}
+
+fn same_model(a: &ModelListing, b: &ModelListing) -> bool {
+    a.name == b.name
+        && a.digest == b.digest
+        && a.weights == b.weights
+        && a.content == b.content
+        && a.capabilities == b.capabilities
+        && a.context == b.context
+        && a.size == b.size
+        && a.remote == b.remote
+        && a.row == b.row
+        && a.show == b.show
+        && a.ps == b.ps
+}
+
+/// The name a node is shown and pinned by: the first of two with one name keeps it.
+pub(super) fn distinct(name: &NodeName, taken: &HashSet<NodeName>) -> NodeName {
+    if !name.is_self() && !taken.contains(name) {
+        return name.clone();
+    }
+    let base: String = name.as_str().chars().take(56).collect();
+    (2..=taken.len() + 2)
+        .filter_map(|n| NodeName::parse(&format!("{base}-{n}")))
+        .find(|n| !taken.contains(n))
+        .unwrap_or_else(|| name.clone())
+}
