@@ -10,3 +10,4 @@ mod json;
 mod path;
 pub mod peek;
 pub mod route;
+pub mod wire;

@@ -10,6 +10,7 @@ mod build;
 pub mod candidates;
 pub mod cell;
 pub mod event;
+mod own;
 mod registry;
 pub mod snapshot;
 mod task;
@@ -26,6 +27,7 @@ pub use event::{
     EngineListing, Event, Grant, Identity, Listing, ModelListing, Peer, Rates, Remembered, Server,
     Settings,
 };
+pub use own::wire_of;
 pub use registry::Registry;
 pub use snapshot::{Endpoint, Lost, Model, Node, Offer, Path, Snapshot, Unions, Unused};
 pub use task::{Directory, DirectoryConfig, Look};
