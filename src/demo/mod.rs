@@ -3,3 +3,5 @@
 //! The integration tests use the same stand-ins, so what the demo shows is what is tested.
 
 pub mod engine;
+#[cfg(unix)]
+pub mod tailscaled;

@@ -9,3 +9,4 @@
 mod engine_faults;
 mod engine_golden;
 mod http;
+mod tailscaled;
