@@ -72,7 +72,7 @@ async fn dial(
 }
 
 fn recorded(name: &str) -> Value {
-    let path = format!("{}/tests/golden/tailscale/{name}", env!("CARGO_MANIFEST_DIR"));
+    let path = format!("{}/tests/golden/localapi/{name}", env!("CARGO_MANIFEST_DIR"));
     serde_json::from_str(
         std::fs::read_to_string(path).unwrap().lines().collect::<String>().as_str(),
     )
