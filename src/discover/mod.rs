@@ -1,1 +1,3 @@
-//! TODO-MODULE-DOC
+//! Discovery: which nodes there are, which of them may be used, and where they are.
+
+mod known;

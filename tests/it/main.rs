@@ -6,6 +6,7 @@
     reason = "a test that cannot go on has failed"
 )]
 
+mod architecture;
 mod engine_faults;
 mod engine_golden;
 mod http;
