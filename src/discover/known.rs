@@ -25,7 +25,8 @@ const FORGET_DAYS: u64 = 90;
 /// The nodes met so far in one tailnet.
 #[derive(Debug, Clone)]
 pub struct Known {
-    file: PathBuf,
+    /// `None` = nothing is kept.
+    file: Option<PathBuf>,
     state: State,
     /// Whether no list was ever seen: the next one is the first.
     empty: bool,
@@ -110,6 +111,11 @@ impl Known {
         Known::read(file)
     }
 
+    /// A list that is never written: each start is a first one.
+    pub(super) fn forgetful() -> Known {
+        Known { file: None, state: State::default(), empty: true }
+    }
+
     /// Every tailnet's list in the folder `state`.
     pub fn open_all(state: &Path) -> Vec<Known> {
         let Ok(folder) = std::fs::read_dir(state) else { return Vec::new() };
@@ -133,18 +139,21 @@ impl Known {
                 file.display(),
                 if kept { format!("kept as {}; ", aside.display()) } else { String::new() },
             );
+            let file = Some(file);
             (Known { file, state: State::default(), empty: false }, Some(told))
         };
         match std::fs::read(&file) {
             Ok(bytes) => match serde_json::from_slice::<State>(&bytes) {
-                Ok(state) if state.v == 1 => (Known { file, state, empty: false }, None),
+                Ok(state) if state.v == 1 => {
+                    (Known { file: Some(file), state, empty: false }, None)
+                }
                 Ok(state) => unread(format!("version {} is not known here", state.v), file),
                 Err(e) => unread(e.to_string(), file),
             },
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 // Put aside a moment ago and not written again yet: no empty state either.
                 let empty = !file.with_extension("json.unreadable").exists();
-                (Known { file, state: State::default(), empty }, None)
+                (Known { file: Some(file), state: State::default(), empty }, None)
             }
             Err(e) => unread(e.to_string(), file),
         }
@@ -208,8 +217,8 @@ impl Known {
         }
     }
 
-    /// Accepts the node with this name or stable id, and writes it down. Returns its stable id.
-    pub fn accept(&mut self, name: &str) -> Result<String, AcceptError> {
+    /// Accepts the node with this name or stable id, and writes it down. Returns its name.
+    pub fn accept(&mut self, name: &str) -> Result<NodeName, AcceptError> {
         let mut ids: Vec<String> = self
             .state
             .nodes
@@ -220,22 +229,26 @@ impl Known {
         if ids.len() > 1 {
             return Err(AcceptError::Ambiguous { name: name.to_owned(), ids });
         }
-        let Some(id) = ids.pop() else { return Err(AcceptError::Unknown(name.to_owned())) };
-        if let Some(entry) = self.state.nodes.get_mut(&id) {
-            entry.met = Met::Accepted;
-        }
-        self.save().map_err(|source| AcceptError::Write { file: self.file.clone(), source })?;
-        Ok(id)
+        let entry = ids.pop().and_then(|id| self.state.nodes.get_mut(&id));
+        let Some(entry) = entry else { return Err(AcceptError::Unknown(name.to_owned())) };
+        entry.met = Met::Accepted;
+        let name = NodeName::from_dns(&entry.name);
+        self.save().map_err(|source| {
+            let file = self.file.clone().unwrap_or_default();
+            AcceptError::Write { file, source }
+        })?;
+        Ok(name)
     }
 
     /// Writes the list: aside, then moved in, so that a reader never sees half of one.
     pub fn save(&self) -> io::Result<()> {
-        let folder = self.file.parent().unwrap_or(Path::new("."));
+        let Some(path) = &self.file else { return Ok(()) };
+        let folder = path.parent().unwrap_or(Path::new("."));
         let mut file = tempfile::NamedTempFile::new_in(folder)?;
         serde_json::to_writer_pretty(&mut file, &self.state)?;
         file.write_all(b"\n")?;
         file.as_file().sync_all()?;
-        file.persist(&self.file).map_err(|e| e.error)?;
+        file.persist(path).map_err(|e| e.error)?;
         Ok(())
     }
 }
@@ -369,7 +382,7 @@ mod tests {
         list.list([a.listed(), b.listed()], TODAY);
         let told = list.accept("twin").unwrap_err().to_string();
         assert_eq!(told, "`twin` names 2 nodes: say which by id, one of 7, 8");
-        assert_eq!(list.accept("8").unwrap(), "8");
+        assert_eq!(list.accept("8").unwrap().as_str(), "twin");
         assert_eq!((waits(&list, &a)[0], waits(&list, &b)[0]), (true, false));
         assert!(matches!(list.accept("nobody"), Err(AcceptError::Unknown(_))));
     }

@@ -75,6 +75,10 @@ pub struct TailnetNode {
     pub online: bool,
     /// Whether it is a phone, a tablet or a television: not worth a probe.
     pub mobile: bool,
+    /// When the coordinator made it, as the coordinator writes it. Headscale counts its nodes
+    /// 1, 2, 3, and again from 1 after its database was wiped: an id means the same node only
+    /// together with this.
+    pub created: String,
 }
 
 /// Whether an address lies in the ranges tailnets take theirs from: `100.64.0.0/10` and

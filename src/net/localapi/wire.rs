@@ -71,6 +71,7 @@ struct StatusNode {
     ips: Option<Vec<IpAddr>>,
     tags: Option<Vec<String>>,
     online: Option<bool>,
+    created: Option<String>,
 }
 
 #[derive(Deserialize, Default)]
@@ -122,6 +123,7 @@ pub(super) fn status(bytes: &[u8], control_url: &str) -> Result<TailnetView, Str
             sharee: node.sharee_node.unwrap_or_default() || node.sharer.unwrap_or_default() != 0,
             addrs: node.ips.unwrap_or_default(),
             online: node.online.unwrap_or_default(),
+            created: node.created.unwrap_or_default(),
         })
     };
     let me = status.me.as_ref().and_then(|raw| node(raw));
@@ -179,6 +181,7 @@ struct Facts {
     sharee: bool,
     addrs: Vec<IpAddr>,
     online: bool,
+    created: String,
 }
 
 impl Scope {
@@ -213,6 +216,7 @@ impl Scope {
             mobile: matches!(f.os.as_str(), "iOS" | "android" | "tvOS"),
             os: f.os,
             online: f.online,
+            created: f.created,
         })
     }
 }
@@ -237,6 +241,7 @@ struct WhoIsNode {
     hostinfo: Option<Hostinfo>,
     tags: Option<Vec<String>>,
     online: Option<bool>,
+    created: Option<String>,
     computed_name: Option<String>,
 }
 
@@ -272,6 +277,7 @@ pub(super) fn whois(bytes: &[u8], scope: &Scope, capability: &str) -> Result<Who
         sharee: hostinfo.sharee_node.unwrap_or_default() || node.sharer.unwrap_or_default() != 0,
         addrs: node.addresses.iter().flatten().filter_map(|p| single(p)).collect(),
         online: node.online.unwrap_or_default(),
+        created: node.created.unwrap_or_default(),
     };
     let node = scope.node(facts).ok_or("the node has no id, no address or no owner")?;
     let caps = answer

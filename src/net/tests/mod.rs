@@ -36,6 +36,7 @@ fn node(stable: &str, addrs: &[&str]) -> TailnetNode {
         os: "linux".to_owned(),
         online: true,
         mobile: false,
+        created: String::new(),
     }
 }
 
