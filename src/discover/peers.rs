@@ -79,3 +79,72 @@ pub(super) fn sort(
     }
     sorted
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::trust::{Me, Tailnet};
+    use crate::types::{ControlId, NodeName, Principal};
+
+    fn control() -> ControlId {
+        ControlId("home".into())
+    }
+
+    fn owned(user: i64) -> Principal {
+        Principal::User { control: control(), id: user, login: format!("u{user}@x").into() }
+    }
+
+    fn node(name: &str, principal: Principal, os: &str) -> TailnetNode {
+        TailnetNode {
+            id: NodeId::Tailnet { control: control(), stable: format!("n-{name}").into() },
+            name: NodeName::from_dns(name),
+            dns: format!("{name}.x.ts.net"),
+            principal,
+            shared: false,
+            addrs: vec!["100.64.0.9".parse().unwrap()],
+            os: os.to_owned(),
+            online: true,
+            mobile: os == "iOS",
+            created: "2026-01-01".to_owned(),
+        }
+    }
+
+    #[test]
+    fn a_peer_is_told_only_if_every_rule_lets_it() {
+        let tags = Principal::Tags { control: control(), set: ["tag:ollama".into()].into() };
+        let mut nodes = vec![
+            node("studio", owned(1), "macOS"),
+            node("phone", owned(1), "iOS"),
+            node("gpu", tags.clone(), "linux"),
+            node("dev", owned(2), "linux"),
+        ];
+        let me = Me { principal: owned(1), name: NodeName::from_dns("macbook") };
+        let tailnet = Tailnet::new(Some(me), Some(nodes.iter().map(subject)));
+        let send_to = SendTo::new(None, None, &tailnet);
+        let mut known = Known::forgetful();
+        known.list(nodes.iter().filter_map(|n| listed(n, &send_to)), 1);
+        nodes.push(node("late", tags, "linux"));
+        nodes.push(node("laptop", owned(1), "linux"));
+        let guest = TailnetNode { shared: true, ..node("guest", owned(1), "linux") };
+        nodes.push(guest);
+        known.list(nodes.iter().filter_map(|n| listed(n, &send_to)), 1);
+
+        let sorted = sort(&nodes, &send_to, &known, NewNodes::Auto);
+        let names: Vec<&str> = sorted.peers.iter().map(|p| p.who.name.as_str()).collect();
+        assert_eq!(names, ["studio", "gpu", "laptop"]);
+        assert!(sorted.peers.iter().all(|p| p.grant == Grant::all() && p.addrs.len() == 1));
+        let why: Vec<String> =
+            sorted.unused.iter().map(|u| format!("{}: {}", u.name, u.why)).collect();
+        assert_eq!(
+            why,
+            [
+                "phone: iOS is not looked at",
+                "dev: not in sendTo",
+                "late: waits for: tailherd trust accept late",
+                "guest: shared in from another tailnet, named by no rule of sendTo",
+            ]
+        );
+        let held = sort(&nodes, &send_to, &known, NewNodes::Hold);
+        assert!(held.peers.is_empty());
+    }
+}

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use super::grant;
 use super::who::{Subject, Tailnet};
 use crate::config::{AccessRule, Config};
-use crate::types::{Caller, CallerKind, ModelKey, Principal, Verb, Verbs, Who, glob};
+use crate::types::{Caller, CallerKind, ModelKey, Principal, Verb, Verbs, Who};
 
 /// Requests at once that a principal other than this node's owner gets where no rule says.
 pub const MAX_INFLIGHT: u32 = 4;
@@ -241,17 +241,8 @@ impl Rule {
 
     /// Whether the rule speaks of `model`.
     pub fn covers(&self, model: &ModelKey) -> bool {
-        self.models.iter().any(|pattern| matches_model(pattern, model))
+        self.models.iter().any(|pattern| model.matches(pattern))
     }
-}
-
-/// Whether a glob of a rule matches a model: held against the canonical name, its short form,
-/// and, for a tag left out, the short form without `:latest`.
-pub fn matches_model(pattern: &str, model: &ModelKey) -> bool {
-    let short = model.short();
-    glob(pattern, short)
-        || glob(pattern, model.as_str())
-        || short.strip_suffix(":latest").is_some_and(|s| glob(pattern, s))
 }
 
 /// What one caller may do.

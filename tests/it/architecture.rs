@@ -130,10 +130,10 @@ fn only_the_proxys_error_page_speaks_to_clients_of_errors() {
 fn nothing_is_left_to_be_done() {
     let mut wrong = BTreeSet::new();
     // Written apart, so that this file does not find itself.
-    let words = [["to", "do!("], ["unimple", "mented!("], ["TO", "DO"], ["FIX", "ME"], ["XX", "X"]];
+    let words = [["to", "do"], ["unimple", "mented"], ["TO", "DO"], ["FIX", "ME"], ["XX", "X"]];
     for file in sources() {
         for (n, line) in file.text.lines().enumerate() {
-            for word in words.iter().map(|w| w.concat()).filter(|w| line.contains(w.as_str())) {
+            for word in words.iter().map(|w| w.concat()).filter(|w| has_word(line, w)) {
                 wrong.insert(format!("{}:{}: {word}", file.shown(), n + 1));
             }
         }
@@ -155,8 +155,10 @@ fn files_can_be_read_in_one_sitting() {
 
 #[test]
 fn every_module_says_what_it_is_for() {
-    let wrong: BTreeSet<String> =
-        sources().filter(|f| !f.text.starts_with("//! ")).map(|f| f.shown()).collect();
+    let wrong: BTreeSet<String> = sources()
+        .filter(|f| !f.is_test() && !f.text.starts_with("//! "))
+        .map(|f| f.shown())
+        .collect();
     assert!(wrong.is_empty(), "no words at the top:\n{}", lines(&wrong));
 }
 
@@ -311,10 +313,12 @@ impl Source {
                 }
                 // A word right after `::` continues a path.
                 _ if i > 0 && word(i - 1) == "::" => {}
-                root @ ("crate" | "tailherd") if word(i + 1) == "::" => {
-                    if root == "crate" || module == ["main"] {
-                        edges.extend(heads(&tokens, i + 2).into_iter().map(|h| (line, h)));
-                    }
+                "crate" if word(i + 1) == "::" => {
+                    edges.extend(heads(&tokens, i + 2).into_iter().map(|h| (line, h)));
+                }
+                // The binary names the library by its name.
+                "tailherd" if word(i + 1) == "::" && module == ["main"] => {
+                    edges.extend(heads(&tokens, i + 2).into_iter().map(|h| (line, h)));
                 }
                 "super" if word(i + 1) == "::" => {
                     let mut ups = 1;
