@@ -10,8 +10,10 @@ mod build;
 pub mod candidates;
 pub mod cell;
 pub mod event;
+mod keeper;
 mod own;
 mod registry;
+pub mod saved;
 pub mod snapshot;
 mod task;
 #[cfg(test)]

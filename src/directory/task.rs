@@ -11,7 +11,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::build;
 use super::cell::PathCell;
 use super::event::{Event, Identity, Peer, Settings};
+use super::keeper::Keeper;
 use super::registry::Registry;
+use super::saved::Scope;
 use super::snapshot::Snapshot;
 use super::writer::{State, apply};
 use crate::telemetry::Clock;
@@ -58,6 +60,7 @@ pub struct Directory {
 enum Message {
     Event(Event),
     Flush(oneshot::Sender<()>),
+    Save(oneshot::Sender<()>),
 }
 
 impl Directory {
@@ -79,8 +82,15 @@ impl Directory {
             looks,
             looked: Mutex::new(Some(looked)),
         });
-        let writer =
-            Writer { directory: Arc::downgrade(&directory), inbox, version, peers, state, clock };
+        let writer = Writer {
+            directory: Arc::downgrade(&directory),
+            inbox,
+            version,
+            peers,
+            state,
+            clock,
+            keeper: Keeper::new(config.state, config.save),
+        };
         tokio::spawn(writer.run());
         directory
     }
@@ -105,6 +115,14 @@ impl Directory {
     pub async fn settled(&self) {
         let (done, wait) = oneshot::channel();
         if self.events.send(Message::Flush(done)).is_ok() {
+            let _ = wait.await;
+        }
+    }
+
+    /// Writes what is worth keeping now: before the program ends.
+    pub async fn save(&self) {
+        let (done, wait) = oneshot::channel();
+        if self.events.send(Message::Save(done)).is_ok() {
             let _ = wait.await;
         }
     }
@@ -150,10 +168,12 @@ struct Writer {
     peers: watch::Sender<Arc<Vec<Peer>>>,
     state: State,
     clock: Clock,
+    keeper: Keeper,
 }
 
 impl Writer {
     async fn run(mut self) {
+        self.recall(Scope::Here).await;
         loop {
             let lingers = build::next_change(&self.state, self.clock.now());
             let first = tokio::select! {
@@ -162,14 +182,22 @@ impl Writer {
                     None => return,
                 },
                 () = sleep(lingers) => Message::Event(Event::Tick),
+                () = self.keeper.due() => {
+                    self.keeper.save(&self.state, self.clock.now(), false).await;
+                    continue;
+                }
             };
             // Whatever has come in meanwhile goes into the same snapshot.
             let (mut changed, mut flushed) = (false, Vec::new());
             let mut next = Some(first);
             while let Some(message) = next {
                 match message {
-                    Message::Event(event) => changed |= self.take(event),
+                    Message::Event(event) => changed |= self.take(event).await,
                     Message::Flush(done) => flushed.push(done),
+                    Message::Save(done) => {
+                        self.keeper.save(&self.state, self.clock.now(), true).await;
+                        flushed.push(done);
+                    }
                 }
                 next = self.inbox.try_recv().ok();
             }
@@ -186,7 +214,21 @@ impl Writer {
         }
     }
 
-    fn take(&mut self, event: Event) -> bool {
+    /// Believes a file of an earlier run, once.
+    async fn recall(&mut self, scope: Scope) {
+        let remembered = self.keeper.recall(scope).await;
+        if !remembered.is_empty() {
+            apply(&mut self.state, Event::Remembered(remembered), self.clock.now());
+        }
+    }
+
+    async fn take(&mut self, event: Event) -> bool {
+        // What was known of a tailnet's nodes has to be at hand before they are allowed.
+        if let Event::Peers(peers) = &event {
+            for scope in self.keeper.unread(peers.iter().map(|p| Scope::of(&p.who.id))) {
+                self.recall(scope).await;
+            }
+        }
         let changed = apply(&mut self.state, event, self.clock.now());
         self.peers.send_if_modified(|peers| {
             let new = !Arc::ptr_eq(peers, self.state.peers());
@@ -203,5 +245,87 @@ async fn sleep(time: Option<Duration>) {
     match time {
         Some(time) => tokio::time::sleep(time).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{id, listing, model, peer};
+    use super::*;
+    use crate::types::{ModelKey, NodeName};
+
+    fn start(state: Option<PathBuf>) -> Arc<Directory> {
+        let config = DirectoryConfig {
+            settings: Settings::default(),
+            this: Identity::lone(NodeName::parse("laptop").unwrap()),
+            state,
+            save: Duration::from_millis(50),
+        };
+        Directory::start(config, Clock::start())
+    }
+
+    #[tokio::test]
+    async fn readers_see_what_was_sent_and_are_woken_by_it() {
+        let directory = start(None);
+        let (mut changed, mut peers) = (directory.changed(), directory.peers());
+        directory.send(Event::Peers(vec![peer("gpu", 2)]));
+        directory.send(Event::Listed { node: id("gpu"), listing: listing(2, vec![model("a")]) });
+        changed.changed().await.unwrap();
+        directory.settled().await;
+        let snapshot = directory.load();
+        assert!(snapshot.models.contains_key(&ModelKey::parse("a").unwrap()));
+        assert!(snapshot.version >= *changed.borrow_and_update());
+        assert_eq!(peers.borrow_and_update().len(), 1);
+
+        directory.path_lost(&id("gpu"), &snapshot.nodes[1].paths[0].cell);
+        directory.settled().await;
+        assert!(directory.load().models.is_empty());
+        assert_eq!(directory.looks().unwrap().recv().await, Some((id("gpu"), Look::Failed)));
+        assert!(directory.looks().is_none());
+    }
+
+    #[tokio::test]
+    async fn a_restart_lists_the_models_of_peers_and_remembers_their_speed() {
+        let folder = tempfile::tempdir().unwrap();
+        let key = ModelKey::parse("a").unwrap();
+        let directory = start(Some(folder.path().to_owned()));
+        directory.send(Event::Peers(vec![peer("gpu", 2)]));
+        directory.send(Event::Listed { node: id("gpu"), listing: listing(2, vec![model("a")]) });
+        directory.settled().await;
+        directory.load().models[&key].offers[0].cell.decode.set(77.0);
+        directory.cells().offer(&NodeId::This, &"ollama".into(), &key).decode.set(33.0);
+        directory.save().await;
+        drop(directory);
+
+        let directory = start(Some(folder.path().to_owned()));
+        directory.settled().await;
+        assert!(directory.load().lingering.is_empty(), "not before the node is allowed");
+        directory.send(Event::Peers(vec![peer("gpu", 2)]));
+        directory.settled().await;
+        let snapshot = directory.load();
+        assert!(snapshot.models.is_empty(), "nothing is asked before a path answers");
+        assert_eq!(snapshot.lingering[&key].node.as_str(), "gpu");
+        assert!(String::from_utf8_lossy(&snapshot.unions.tags).contains(r#""name":"a""#));
+
+        directory.send(Event::Listed { node: id("gpu"), listing: listing(2, vec![model("a")]) });
+        directory.settled().await;
+        assert_eq!(directory.load().models[&key].offers[0].cell.decode.get(), 77.0);
+        let own = directory.cells().offer(&NodeId::This, &"ollama".into(), &key);
+        assert_eq!(own.decode.get(), 33.0);
+    }
+
+    #[tokio::test]
+    async fn what_changed_is_saved_without_being_asked() {
+        let folder = tempfile::tempdir().unwrap();
+        let directory = start(Some(folder.path().to_owned()));
+        directory.send(Event::Peers(vec![peer("gpu", 2)]));
+        directory.send(Event::Listed { node: id("gpu"), listing: listing(2, vec![model("a")]) });
+        let file = Scope::of(&id("gpu")).file(folder.path()).unwrap();
+        let waited = tokio::time::timeout(Duration::from_secs(5), async {
+            while !std::fs::read_to_string(&file).unwrap_or_default().contains("\"a\"") {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        });
+        waited.await.unwrap();
     }
 }

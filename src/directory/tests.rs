@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::event::{Event, Grant, Identity, ModelListing, Settings};
+use super::saved::Scope;
 use super::testing::{dial, engine, id, listing, model, peer};
 use super::writer::{State, apply};
 use super::{Registry, Snapshot, build};
@@ -230,6 +231,25 @@ fn a_node_that_was_rich_is_never_bare() {
     assert_eq!(w.table(), ["b:latest: gpu"]);
     w.lists("gpu", 2, vec![model("a")]);
     assert_eq!(w.table(), ["a:latest: gpu"]);
+}
+
+#[test]
+fn another_tailnet_does_not_wipe_what_was_known_of_the_first() {
+    let mut w = World::with(&[("gpu", 2)]);
+    w.lists("gpu", 2, vec![model("a")]);
+    w.state.cells.offer(&id("gpu"), &"ollama".into(), &key("a")).decode.set(9.0);
+    let home = Scope::of(&id("gpu"));
+    w.tell(Event::Peers(vec![]));
+    assert!(w.tags().is_empty(), "home and work do not mix");
+    let memory = w.state.memory(&home, w.now);
+    assert_eq!((memory.len(), memory[0].rates[0].decode), (1, 9.0));
+
+    w.tell(Event::Peers(vec![peer("gpu", 2)]));
+    let mut bare = listing(2, vec![model("b")]);
+    bare.kind = NodeKind::Bare;
+    assert!(!w.tell(Event::Listed { node: id("gpu"), listing: bare }), "it was rich");
+    w.lists("gpu", 2, vec![model("a")]);
+    assert_eq!(w.see().models[&key("a")].offers[0].cell.decode.get(), 9.0);
 }
 
 #[test]

@@ -14,6 +14,7 @@ use super::event::{
     Settings,
 };
 use super::registry::Registry;
+use super::saved::Scope;
 use super::snapshot::Unused;
 use crate::types::{
     Dial, EndpointId, ModelKey, Moment, NodeId, NodeKind, NodeName, Rung, RungState,
@@ -21,6 +22,9 @@ use crate::types::{
 
 /// Most nodes whose earlier lists are kept until they are allowed.
 const MOST_REMEMBERED: usize = 256;
+
+/// How long a node that is no longer allowed stays in the file.
+const MEMORY: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// Everything the writer knows.
 #[derive(Debug)]
@@ -89,15 +93,72 @@ impl State {
         &self.peers
     }
 
+    /// What is worth keeping of the nodes of one file. Nodes that were remembered and have not
+    /// been allowed again stay in the file, unless the tailnet's own list left them out.
+    pub fn memory(&self, scope: &Scope, now: Moment) -> Vec<Remembered> {
+        let mut nodes = Vec::new();
+        if *scope == Scope::Here {
+            nodes.push(Remembered {
+                node: NodeId::This,
+                kind: NodeKind::This,
+                was_rich: false,
+                version: None,
+                age: Duration::ZERO,
+                engines: Vec::new(),
+                rates: self.cells.rates(&NodeId::This),
+            });
+        }
+        let members = self.members.iter().filter(|(id, _)| Scope::of(id) == *scope);
+        for (id, member) in members {
+            let Some(listing) = &member.listing else { continue };
+            let heard = member.ways.iter().map(|(dial, _)| self.cells.path(id, dial));
+            let heard = heard.map(|cell| cell.last_ok.load(Relaxed)).max().unwrap_or_default();
+            nodes.push(Remembered {
+                node: id.clone(),
+                kind: listing.kind,
+                was_rich: member.was_rich,
+                version: listing.version.clone(),
+                age: now.since(Moment::from_millis(heard)) + member.before,
+                engines: listing.engines.clone(),
+                rates: self.cells.rates(id),
+            });
+        }
+        let absent = self.remembered.values().filter(|r| Scope::of(&r.node) == *scope);
+        let aged = absent.map(|r| Remembered { age: r.age + now.since(Moment::ZERO), ..r.clone() });
+        nodes.extend(aged.filter(|r| r.age < MEMORY));
+        nodes
+    }
+
     /// The number of an engine, the same from one snapshot to the next.
     pub(super) fn endpoint_id(&mut self, node: &NodeId, engine: &Arc<str>) -> EndpointId {
         let next = EndpointId(u32::try_from(self.ids.len()).unwrap_or(u32::MAX));
         *self.ids.entry((node.clone(), engine.clone())).or_insert(next)
     }
 
-    fn forget_strangers(&mut self) {
+    /// Sends nodes out of the picture. What was known of them is kept apart, for the file and
+    /// for the day they are allowed again: another tailnet may be up, and a node that was rich
+    /// stays one. True if there were any.
+    fn dismiss(&mut self, who: impl Fn(&NodeId) -> bool) -> bool {
+        let gone: Vec<NodeId> = self.members.keys().filter(|id| who(id)).cloned().collect();
+        for id in &gone {
+            let Some(member) = self.members.remove(id) else { continue };
+            let Some(listing) = member.listing else { continue };
+            let remembered = Remembered {
+                node: id.clone(),
+                kind: listing.kind,
+                was_rich: member.was_rich,
+                version: listing.version,
+                age: member.before,
+                engines: listing.engines,
+                rates: self.cells.rates(id),
+            };
+            if self.remembered.len() < MOST_REMEMBERED {
+                self.remembered.insert(id.clone(), remembered);
+            }
+        }
         let known: HashSet<&NodeId> = self.members.keys().collect();
         self.cells.keep(&known);
+        !gone.is_empty()
     }
 
     fn admit(&mut self, who: Identity, grant: Grant) -> &mut Member {
@@ -146,11 +207,21 @@ pub fn apply(state: &mut State, event: Event, now: Moment) -> bool {
         },
         Event::Remembered(nodes) => {
             for node in nodes.into_iter().take(MOST_REMEMBERED) {
-                state.remembered.insert(node.node.clone(), node);
+                remember(state, node);
             }
             false
         }
         Event::Tick => true,
+    }
+}
+
+fn remember(state: &mut State, node: Remembered) {
+    if node.node == NodeId::This {
+        for rates in node.rates {
+            state.cells.seed(&NodeId::This, &bounds::rates(rates));
+        }
+    } else if !state.members.contains_key(&node.node) {
+        state.remembered.insert(node.node.clone(), node);
     }
 }
 
@@ -159,7 +230,7 @@ fn apply_peers(state: &mut State, peers: Vec<Peer>) -> bool {
         return false;
     }
     let listed: HashSet<&NodeId> = peers.iter().map(|p| &p.who.id).collect();
-    state.members.retain(|id, _| matches!(id, NodeId::Configured(_)) || listed.contains(id));
+    state.dismiss(|id| !matches!(id, NodeId::Configured(_)) && !listed.contains(id));
     for peer in &peers {
         let member = state.admit(peer.who.clone(), peer.grant.clone());
         // An address that is no longer that node's must not be dialled for it.
@@ -169,15 +240,13 @@ fn apply_peers(state: &mut State, peers: Vec<Peer>) -> bool {
         });
     }
     state.peers = Arc::new(peers);
-    state.forget_strangers();
     true
 }
 
 fn apply_servers(state: &mut State, servers: Vec<Server>) -> bool {
     let listed: HashSet<NodeId> = servers.iter().map(Server::id).collect();
-    let before = state.members.len();
-    state.members.retain(|id, _| !matches!(id, NodeId::Configured(_)) || listed.contains(id));
-    let mut changed = state.members.len() != before;
+    let mut changed =
+        state.dismiss(|id| matches!(id, NodeId::Configured(_)) && !listed.contains(id));
     for server in servers {
         let who = Identity { id: server.id(), name: server.name.clone(), principal: None };
         changed |= !state.members.contains_key(&who.id);
@@ -186,7 +255,6 @@ fn apply_servers(state: &mut State, servers: Vec<Server>) -> bool {
         member.ways.retain(|(dial, _)| *dial == server.dial);
         changed |= member.ways.len() != ways;
     }
-    state.forget_strangers();
     changed
 }
 
