@@ -4,6 +4,8 @@ part() { "$lab_src/install" --dir "$1"; }
 tailnet_bin=$(part tailnet)
 ollama_dir=$(part ollama)
 OLLAMA=$ollama_dir/bin/ollama
+# LAB_OLLAMA_GPU: another Ollama for that one node
+ollama_of() { if [[ $1 == gpu && -n ${LAB_OLLAMA_GPU:-} ]]; then echo "$LAB_OLLAMA_GPU"; else echo "$OLLAMA"; fi; }
 
 # ---- coordinator --------------------------------------------------------------------------------
 policy_default() {
@@ -100,11 +102,11 @@ ollama_up() {
   alive "$d/ollama.pid" && return 0
   mkdir -p "$d/models"
   HOME=$d/engine-home OLLAMA_HOST=127.0.0.1:11435 OLLAMA_MODELS=$d/models OLLAMA_NO_CLOUD=1 LAB_LOAD_DELAY=$d/load-delay \
-  nsenter -t "$(pid_of "$n")" -m -n -- "$OLLAMA" serve >> "$d/ollama.log" 2>&1 & echo $! > "$d/ollama.pid"
+  nsenter -t "$(pid_of "$n")" -m -n -- "$(ollama_of "$n")" serve >> "$d/ollama.log" 2>&1 & echo $! > "$d/ollama.pid"
   wait_for 20 "Ollama of $n" node_exec "$n" curl -fsS -m 1 http://127.0.0.1:11435/
 }
 # the CLI of a node, against its tailherd unless OLLAMA_HOST says otherwise
-ollama_cli() { local n=$1; shift; HOME=$LAB_DIR/$n/engine-home node_exec "$n" "$OLLAMA" "$@"; }
+ollama_cli() { local n=$1; shift; HOME=$LAB_DIR/$n/engine-home node_exec "$n" "$(ollama_of "$n")" "$@"; }
 
 templates() { # the last token of the rendered prompt chooses the answer: engine/make_tiny_gguf.py
   local t=$LAB_DIR/templates; mkdir -p "$t"

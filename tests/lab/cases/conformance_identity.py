@@ -2,12 +2,12 @@
 # the comparer itself: Ollama against Ollama is equal in every case, and a changed answer is never called equal
 import copy
 
-from conformance import compare, matrix
+from matrix import ask, plain
 from lab import ENGINE, Answer, case, check, equal
 
 
 def body():
-    verdicts = matrix.run(("gpu", ENGINE), "gpu", "local")
+    verdicts = ask.run(("gpu", ENGINE), "gpu", "local")
     bad = [f"{v.case}: {v.note}" for v in verdicts if v.kind != "equal"]
     check(not bad, f"{len(bad)} of {len(verdicts)} differ from themselves: {bad[0] if bad else ''}")
     head = {"content-type": "application/x-ndjson"}
@@ -23,8 +23,8 @@ def body():
         "another field": Answer(200, head, good.body.replace(b'"done":false', b'"done":false,"x":1'), 0, 0),
     }
     for what, changed in changes.items():
-        check(compare.first_difference(compare.plain(good), compare.plain(changed)), f"the comparer does not see {what}")
-    equal(compare.first_difference(compare.plain(good), compare.plain(copy.deepcopy(good))), None, "an answer and its copy")
+        check(plain.first_difference(plain.plain(good), plain.plain(changed)), f"the comparer does not see {what}")
+    equal(plain.first_difference(plain.plain(good), plain.plain(copy.deepcopy(good))), None, "an answer and its copy")
     return f"{len(verdicts)} cases equal to themselves, {len(changes)} changes seen"
 
 

@@ -4,7 +4,7 @@ import signal
 import time
 
 from lab import ENGINE, LAB_DIR, NODES, Later, ask, post, unload
-from . import compare, differences, requests
+from . import differences, plain, rows
 
 
 class Verdict:
@@ -48,16 +48,16 @@ def _killed(node, port, case, engine_node):
     return later.result(30)
 
 
-def _tail(plain):
+def _tail(p):
     """How a killed stream ends: the items after the last one that carries a token."""
-    body = plain["body"]
+    body = p["body"]
     if isinstance(body, list):
         def token(i):
             text = str(i)
             return any(f"' {n}'" in text for n in range(1, 401))
         last = max((k for k, i in enumerate(body) if token(i)), default=-1)
-        plain = {**plain, "body": body[last + 1:], "tokens": last > 0}
-    return plain
+        p = {**p, "body": body[last + 1:], "tokens": last > 0}
+    return p
 
 
 def run(through, direct, who, only=None):
@@ -65,9 +65,9 @@ def run(through, direct, who, only=None):
 
     First every case directly, then every case through: a case may change what the next one sees, equally in both.
     """
-    cases = [c for c in requests.CASES if not only or c[0] in only]
+    cases = [c for c in rows.CASES if not only or c[0] in only]
     unload(direct)
-    wanted = [compare.plain(_one(direct, ENGINE, c, direct)) for c in cases]
+    wanted = [plain.plain(_one(direct, ENGINE, c, direct)) for c in cases]
     for n in NODES:
         unload(n)
     out = []
@@ -80,16 +80,16 @@ def run(through, direct, who, only=None):
 
 def _judge(case, who, d, through, direct):
     name = case[0]
-    until = time.monotonic() + requests.TRAILS.get(name, 0)
+    until = time.monotonic() + rows.TRAILS.get(name, 0)
     while True:
         try:
-            t = compare.plain(_one(*through, case, direct))
+            t = plain.plain(_one(*through, case, direct))
         except Exception as e:  # a connection cut short is a verdict, not a crash of the matrix
             return Verdict(name, "unequal", f"no answer: {type(e).__name__}: {e}")
         if name.startswith("kill-"):
             d, t = _tail(d), _tail(t)
         t["head"] = {k: v for k, v in t["head"].items() if not k.startswith("x-tailherd-") and k not in ("x-request-id", "x-content-type-options")}
-        where = compare.first_difference(d, t)
+        where = plain.first_difference(d, t)
         if where is None:
             return Verdict(name, "equal")
         named, reasons = differences.explain(name, who, d, t)
