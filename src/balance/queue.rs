@@ -105,7 +105,8 @@ impl Queue {
         }
     }
 
-    /// A request comes in.
+    /// A request comes in. It may make room for others in turn (its principal now runs as many as
+    /// it may, say); they hear of it with the next event.
     pub fn enter(&mut self, waiter: Waiter, now: Moment) -> Entry {
         for lane in &mut self.lanes {
             lane.expire(now);

@@ -8,10 +8,14 @@
 
 mod ask;
 mod gates;
+mod load;
 mod loader;
+#[cfg(test)]
+mod tests;
 mod turnstile;
 
 pub use ask::{Ask, Reason, Refusal, weights_of};
 pub use gates::{Gates, GatesConfig};
+pub use load::OllamaLoader;
 pub use loader::{LoadDone, LoadFail, LoadRequest, Loader, Loading};
 pub use turnstile::{Gate, GateConfig, Ticket};

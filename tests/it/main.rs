@@ -10,5 +10,4 @@ mod architecture;
 mod engine_faults;
 mod engine_golden;
 mod http;
-mod localapi;
 mod tailscaled;

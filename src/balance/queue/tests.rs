@@ -1,1 +1,677 @@
+use std::collections::{BTreeMap, BTreeSet};
 
+use proptest::prelude::*;
+
+use super::*;
+use crate::types::LoadKey;
+
+const SEC: Duration = Duration::from_secs(1);
+
+fn at(secs: u64) -> Moment {
+    Moment::new(Duration::from_secs(secs))
+}
+
+/// A target by its spelling: `tiny`, or `tiny/8192` for a window of its own.
+fn target(text: &str) -> Target {
+    let (weights, num_ctx) = match text.split_once('/') {
+        Some((weights, ctx)) => (weights, ctx.parse().ok()),
+        None => (text, None),
+    };
+    Target { weights: weights.into(), key: LoadKey { num_ctx, ..LoadKey::default() } }
+}
+
+fn waiter(id: u64, model: &str) -> Waiter {
+    Waiter {
+        id: WaiterId(id),
+        target: target(model),
+        class: Class::Interactive,
+        principal: "ann".into(),
+        cost: 10 * SEC,
+        load: 5 * SEC,
+        budget: None,
+        may_load: true,
+        max_inflight: None,
+        solo: false,
+    }
+}
+
+fn seen(model: &str, num_ctx: Option<u64>) -> Seen {
+    Seen { weights: model.into(), num_ctx, expires: None }
+}
+
+/// A queue and what it said, as short words: `+1` starts, `load tiny` (`reload`, `confirm`), `-1
+/// full`, `!1` its load failed, `1 waits`.
+struct Desk {
+    queue: Queue,
+    now: Moment,
+    load: Option<LoadId>,
+    said: Vec<String>,
+}
+
+impl Desk {
+    fn new(slots: u32) -> Desk {
+        Desk { queue: Queue::new(true, slots, 100), now: at(0), load: None, said: Vec::new() }
+    }
+
+    /// A desk with this model in memory and nobody there.
+    fn with(slots: u32, model: &str) -> Desk {
+        let mut desk = Desk::new(slots);
+        desk.enter(waiter(900, model));
+        desk.loaded(true);
+        desk.end(900);
+        desk.said.clear();
+        desk
+    }
+
+    fn wait(&mut self, secs: u64) -> &mut Desk {
+        self.now = self.now + Duration::from_secs(secs);
+        self
+    }
+
+    fn enter(&mut self, waiter: Waiter) -> &mut Desk {
+        let id = waiter.id;
+        match self.queue.enter(waiter, self.now) {
+            Entry::Start => self.act(vec![Action::Start(id)]),
+            Entry::Wait => self.said.push(format!("{} waits", id.0)),
+            Entry::Load(plan) => self.act(vec![Action::Load(plan)]),
+            Entry::Refuse(refusal) => self.act(vec![Action::Refuse(id, refusal)]),
+        }
+        self
+    }
+
+    fn end(&mut self, id: u64) -> &mut Desk {
+        let actions = self.queue.ended(WaiterId(id), self.now);
+        self.act(actions);
+        self
+    }
+
+    fn withdraw(&mut self, id: u64) -> &mut Desk {
+        let actions = self.queue.withdraw(WaiterId(id), self.now);
+        self.act(actions);
+        self
+    }
+
+    fn loaded(&mut self, ok: bool) -> &mut Desk {
+        let id = self.load.take().expect("no load is going on");
+        let actions = self.queue.loaded(id, ok, self.now);
+        self.act(actions);
+        self
+    }
+
+    fn observed(&mut self, rows: &[Seen]) -> &mut Desk {
+        let actions = self.queue.observed(rows, self.now, self.now);
+        self.act(actions);
+        self
+    }
+
+    fn act(&mut self, actions: Vec<Action>) {
+        for action in actions {
+            self.said.push(match action {
+                Action::Start(id) => format!("+{}", id.0),
+                Action::Refuse(id, refusal) => format!("-{} {}", id.0, refusal.why.label()),
+                Action::Failed(id) => format!("!{}", id.0),
+                Action::Load(plan) => {
+                    assert!(self.load.is_none(), "two loads at a time");
+                    self.load = Some(plan.id);
+                    let word = match plan.why {
+                        LoadWhy::Cold => "load",
+                        LoadWhy::Reload => "reload",
+                        LoadWhy::Confirm => "confirm",
+                    };
+                    let ctx = plan.target.key.num_ctx.map_or(String::new(), |n| format!("/{n}"));
+                    format!("{word} {}{ctx}", plan.target.weights)
+                }
+            });
+        }
+    }
+
+    #[track_caller]
+    fn check(&mut self, said: &[&str]) -> &mut Desk {
+        assert_eq!(std::mem::take(&mut self.said), said);
+        self
+    }
+}
+
+#[test]
+fn a_cold_model_is_loaded_before_it_serves() {
+    Desk::new(2)
+        .enter(waiter(1, "tiny"))
+        .enter(waiter(2, "tiny"))
+        .enter(waiter(3, "tiny"))
+        .check(&["load tiny", "2 waits", "3 waits"])
+        .loaded(true)
+        .check(&["+1", "+2"])
+        .end(2)
+        .check(&["+3"]);
+}
+
+#[test]
+fn one_load_at_a_time_and_loaded_models_serve_meanwhile() {
+    Desk::with(1, "tiny")
+        .enter(waiter(1, "big"))
+        .enter(waiter(2, "huge"))
+        .enter(waiter(3, "tiny"))
+        .check(&["load big", "2 waits", "+3"])
+        .loaded(true)
+        .check(&["+1", "load huge"])
+        .loaded(true)
+        .check(&["+2"]);
+}
+
+#[test]
+fn a_load_goes_on_although_its_caller_left() {
+    Desk::new(1)
+        .enter(waiter(1, "tiny"))
+        .withdraw(1)
+        .enter(waiter(2, "tiny"))
+        .check(&["load tiny", "2 waits"])
+        .loaded(true)
+        .check(&["+2"]);
+}
+
+#[test]
+fn a_failed_load_is_told_to_all_who_waited_for_it_and_nobody_else() {
+    Desk::new(1)
+        .enter(waiter(1, "tiny"))
+        .enter(waiter(2, "tiny"))
+        .enter(waiter(3, "other"))
+        .check(&["load tiny", "2 waits", "3 waits"])
+        .loaded(false)
+        .check(&["!1", "!2", "load other"])
+        .enter(waiter(4, "tiny"))
+        .loaded(true)
+        .check(&["4 waits", "+3", "load tiny"]);
+}
+
+#[test]
+fn an_engine_that_loads_by_itself_is_never_told_to() {
+    let mut desk = Desk::new(1);
+    desk.queue = Queue::new(false, 1, 100);
+    desk.enter(Waiter { may_load: false, ..waiter(1, "a") })
+        .enter(waiter(2, "a"))
+        .enter(waiter(3, "b"))
+        .check(&["+1", "2 waits", "+3"])
+        .end(1)
+        .check(&["+2"]);
+}
+
+#[test]
+fn an_embedding_model_runs_one_at_a_time() {
+    Desk::with(4, "embed")
+        .enter(Waiter { solo: true, ..waiter(1, "embed") })
+        .enter(Waiter { solo: true, ..waiter(2, "embed") })
+        .check(&["+1", "2 waits"]);
+}
+
+#[test]
+fn classes_come_in_their_order() {
+    let class = |id, class| Waiter { class, ..waiter(id, "tiny") };
+    Desk::with(1, "tiny")
+        .enter(class(1, Class::Batch))
+        .enter(class(2, Class::Batch))
+        .enter(class(3, Class::Interactive))
+        .enter(class(4, Class::Own))
+        .end(1)
+        .end(4)
+        .end(3)
+        .check(&["+1", "2 waits", "3 waits", "4 waits", "+4", "+3", "+2"]);
+}
+
+#[test]
+fn principals_share_by_seconds_not_by_requests() {
+    let of = |id, who: &str, secs| Waiter {
+        principal: who.into(),
+        cost: Duration::from_secs(secs),
+        ..waiter(id, "tiny")
+    };
+    let mut desk = Desk::with(1, "tiny");
+    desk.enter(of(1, "ann", 1));
+    for id in 2..5 {
+        desk.enter(of(id, "ann", 30));
+    }
+    for id in 5..9 {
+        desk.enter(of(id, "bob", 10));
+    }
+    desk.said.clear();
+    for id in [1, 5, 2, 6, 7, 8, 3] {
+        desk.end(id);
+    }
+    // Ann's 30 seconds count as much as three of Bob's ten.
+    desk.check(&["+5", "+2", "+6", "+7", "+8", "+3", "+4"]);
+}
+
+#[test]
+fn who_was_idle_has_saved_nothing_up() {
+    let of = |id, who: &str| Waiter { principal: who.into(), ..waiter(id, "tiny") };
+    let mut desk = Desk::with(1, "tiny");
+    for id in 1..=20 {
+        desk.enter(of(id, "ann")).end(id);
+    }
+    desk.enter(of(30, "ann"));
+    for id in [31, 32] {
+        desk.enter(of(id, "bob")).enter(of(id + 10, "ann"));
+    }
+    desk.said.clear();
+    for id in [30, 31, 41, 32] {
+        desk.end(id);
+    }
+    desk.check(&["+31", "+41", "+32", "+42"]);
+}
+
+#[test]
+fn a_principal_over_its_limit_waits_and_holds_nobody_up() {
+    let guest =
+        |id| Waiter { max_inflight: Some(1), principal: "guest".into(), ..waiter(id, "tiny") };
+    Desk::with(3, "tiny")
+        .enter(guest(1))
+        .enter(guest(2))
+        .enter(waiter(3, "tiny"))
+        .check(&["+1", "2 waits", "+3"])
+        .end(3)
+        .check(&[])
+        .end(1)
+        .check(&["+2"]);
+    // Nor does it cause a load that it could not use.
+    let mut desk = Desk::with(3, "tiny");
+    desk.enter(guest(1)).enter(Waiter { target: target("big"), ..guest(2) });
+    desk.check(&["+1", "2 waits"]).end(1).check(&["load big"]);
+}
+
+#[test]
+fn who_may_not_load_is_served_from_memory_only() {
+    let guest = |id, model: &str| Waiter { may_load: false, ..waiter(id, model) };
+    Desk::with(1, "tiny")
+        .enter(guest(1, "tiny"))
+        .enter(guest(2, "big"))
+        .enter(guest(3, "tiny/8192"))
+        .check(&["+1", "-2 not_loaded", "-3 not_loaded"])
+        // A load that somebody else wants is good for it, too …
+        .enter(waiter(4, "big"))
+        .enter(guest(5, "big"))
+        .check(&["load big", "5 waits"])
+        .loaded(true)
+        .end(4)
+        .check(&["+4", "+5"])
+        // … but not one that nobody wants any more.
+        .enter(waiter(6, "huge"))
+        .enter(waiter(7, "vast"))
+        .enter(guest(8, "vast"))
+        .withdraw(7)
+        .check(&["load huge", "7 waits", "8 waits", "-8 not_loaded"]);
+}
+
+#[test]
+fn other_options_on_the_same_weights_reload_once_the_last_request_ended() {
+    Desk::with(2, "tiny")
+        .enter(waiter(1, "tiny"))
+        .enter(waiter(2, "tiny/8192"))
+        .check(&["+1", "2 waits"])
+        .end(1)
+        .check(&["reload tiny/8192"])
+        .loaded(true)
+        .enter(waiter(3, "tiny/8192"))
+        .enter(waiter(4, "tiny"))
+        .check(&["+2", "+3", "4 waits"]);
+}
+
+#[test]
+fn a_reload_for_the_owner_lets_no_guest_in_before_it() {
+    let own = |id, model: &str| Waiter { class: Class::Own, ..waiter(id, model) };
+    Desk::with(2, "tiny")
+        .enter(waiter(1, "tiny"))
+        .enter(own(2, "tiny/8192"))
+        .enter(waiter(3, "tiny"))
+        .enter(own(4, "tiny"))
+        .check(&["+1", "2 waits", "3 waits", "+4"])
+        .end(1)
+        .end(4)
+        .check(&["reload tiny/8192"]);
+}
+
+#[test]
+fn after_a_minute_a_reload_makes_its_weights_drain() {
+    let mut desk = Desk::with(2, "tiny");
+    desk.enter(waiter(1, "tiny")).enter(waiter(2, "tiny/8192"));
+    // For a minute those who use what is there go first.
+    desk.wait(59).enter(waiter(3, "tiny")).end(1).enter(waiter(4, "tiny"));
+    desk.check(&["+1", "2 waits", "+3", "+4"]);
+    desk.wait(1).enter(Waiter { class: Class::Own, ..waiter(5, "tiny") }).end(3);
+    desk.check(&["5 waits"]).end(4).check(&["reload tiny/8192"]);
+    // And what was loaded serves the one who waited, whoever else is impatient by then.
+    desk.wait(70).loaded(true).check(&["+2"]).end(2).check(&["reload tiny"]);
+}
+
+#[test]
+fn a_load_that_takes_too_long_makes_all_others_drain_once() {
+    let mut desk = Desk::with(2, "tiny");
+    desk.enter(waiter(1, "tiny")).enter(waiter(2, "big")).check(&["+1", "load big"]);
+    desk.wait(69).enter(waiter(3, "tiny")).check(&["+3"]);
+    // 60 s and twice the 5 s it was to take are over: Ollama waits for tiny to go.
+    desk.wait(1).end(3).enter(waiter(4, "tiny")).check(&["4 waits"]);
+    // When all have been idle and it still takes time, it was just slow.
+    desk.end(1).check(&["+4"]).enter(waiter(5, "tiny")).check(&["+5"]);
+    desk.loaded(true).check(&["+2"]);
+}
+
+#[test]
+fn a_full_queue_refuses_and_keeps_a_quarter_for_the_owner() {
+    let own = |id| Waiter { class: Class::Own, ..waiter(id, "tiny") };
+    let mut desk = Desk::with(1, "tiny");
+    desk.queue.set_limit(4);
+    desk.enter(waiter(1, "tiny"));
+    for id in 2..6 {
+        desk.enter(waiter(id, "tiny"));
+    }
+    desk.enter(own(6)).enter(own(7));
+    desk.check(&["+1", "2 waits", "3 waits", "4 waits", "-5 full", "6 waits", "-7 full"]);
+    // A place at the engine is no place in the queue.
+    desk.enter(waiter(8, "other")).check(&["-8 full"]);
+}
+
+#[test]
+fn a_refusal_says_how_long_it_would_have_taken() {
+    let mut desk = Desk::with(1, "tiny");
+    desk.enter(waiter(1, "tiny")).enter(waiter(2, "tiny")).wait(4);
+    let hurried = Waiter { budget: Some(15 * SEC), ..waiter(3, "tiny") };
+    let refusal = Refusal { why: Why::Wait, retry_after: 16 * SEC };
+    assert_eq!(desk.queue.enter(hurried.clone(), desk.now), Entry::Refuse(refusal));
+    let patient = Waiter { budget: Some(16 * SEC), ..hurried };
+    assert_eq!(desk.queue.enter(patient, desk.now), Entry::Wait);
+}
+
+#[test]
+fn waits_are_predicted_in_seconds() {
+    let waits = |desk: &Desk, model: &str, class| {
+        desk.queue.waits(&target(model), class, 5 * SEC, desk.now).as_secs()
+    };
+    let mut desk = Desk::with(2, "tiny");
+    assert_eq!(waits(&desk, "tiny", Class::Own), 0);
+    assert_eq!(waits(&desk, "big", Class::Own), 5, "its load");
+    desk.enter(waiter(1, "tiny")).wait(3);
+    assert_eq!(waits(&desk, "tiny", Class::Own), 0, "the second slot");
+    assert_eq!(waits(&desk, "tiny/8192", Class::Own), 7 + 5, "drain and reload");
+    desk.enter(waiter(2, "tiny"));
+    assert_eq!(waits(&desk, "tiny", Class::Own), 7, "the first to end");
+    desk.enter(waiter(3, "tiny"));
+    assert_eq!(waits(&desk, "tiny", Class::Interactive), 10, "behind the one that waits");
+    assert_eq!(waits(&desk, "tiny", Class::Own), 7, "before it");
+    desk.enter(waiter(4, "big")).enter(waiter(5, "big")).wait(2);
+    assert_eq!(waits(&desk, "huge", Class::Own), 3 + 5, "after the load that goes on");
+    assert_eq!(waits(&desk, "big", Class::Batch), 3 + 10, "the load, then the first of two");
+}
+
+#[test]
+fn what_the_engine_lost_is_loaded_again() {
+    Desk::with(1, "tiny")
+        .wait(1)
+        .observed(&[seen("tiny", None)])
+        .enter(waiter(1, "tiny"))
+        .wait(1)
+        // In use: the engine's list is older than the request.
+        .observed(&[])
+        .enter(waiter(2, "tiny"))
+        .end(1)
+        .end(2)
+        .check(&["+1", "2 waits", "+2"])
+        .wait(1)
+        .observed(&[])
+        .enter(waiter(3, "tiny"))
+        .check(&["load tiny"]);
+}
+
+#[test]
+fn a_list_that_was_asked_for_before_a_load_ended_takes_nothing_away() {
+    let mut desk = Desk::new(1);
+    desk.enter(waiter(1, "tiny"));
+    let asked = desk.now;
+    desk.wait(5).loaded(true).end(1).wait(1);
+    let actions = desk.queue.observed(&[], asked, desk.now);
+    desk.act(actions);
+    desk.enter(waiter(2, "tiny")).check(&["load tiny", "+1", "+2"]);
+}
+
+#[test]
+fn a_keep_alive_that_ran_out_means_a_load() {
+    let mut desk = Desk::with(1, "tiny");
+    desk.wait(1).observed(&[Seen { expires: Some(at(20)), ..seen("tiny", None) }]);
+    desk.wait(18).enter(waiter(1, "tiny")).end(1).check(&["+1"]);
+    // The engine counts anew after each request; it says so with its next list.
+    desk.wait(5).enter(waiter(2, "tiny")).end(2).check(&["+2"]);
+    desk.wait(1).observed(&[Seen { expires: Some(at(30)), ..seen("tiny", None) }]);
+    desk.wait(10).enter(waiter(3, "tiny")).check(&["load tiny"]);
+}
+
+#[test]
+fn what_somebody_else_loaded_is_confirmed_before_use() {
+    let guest = |id, model: &str| Waiter { may_load: false, ..waiter(id, model) };
+    Desk::new(1)
+        .observed(&[seen("tiny", Some(4096)), seen("big", Some(4096))])
+        .enter(waiter(1, "tiny/8192"))
+        .enter(guest(2, "big/8192"))
+        .enter(guest(3, "big"))
+        .check(&["reload tiny/8192", "-2 not_loaded", "3 waits"])
+        .loaded(true)
+        .check(&["+1", "confirm big"])
+        .loaded(true)
+        .check(&["+3"]);
+}
+
+#[test]
+fn another_window_in_the_engines_list_means_that_somebody_reloaded_it() {
+    Desk::with(1, "tiny")
+        .wait(1)
+        .observed(&[seen("tiny", Some(4096))])
+        .enter(waiter(1, "tiny"))
+        .end(1)
+        .wait(1)
+        .observed(&[seen("tiny", Some(8192))])
+        .enter(waiter(2, "tiny"))
+        .check(&["+1", "confirm tiny"]);
+}
+
+#[test]
+fn an_unload_waits_for_the_last_request() {
+    let mut desk = Desk::with(1, "tiny");
+    desk.enter(waiter(1, "tiny")).enter(waiter(2, "tiny"));
+    let actions = desk.queue.unloaded("tiny", desk.now);
+    desk.act(actions);
+    desk.end(1).check(&["+1", "2 waits", "load tiny"]);
+}
+
+#[test]
+fn more_slots_start_more_and_fewer_stop_nobody() {
+    let mut desk = Desk::with(1, "tiny");
+    for id in 1..=3 {
+        desk.enter(waiter(id, "tiny"));
+    }
+    let actions = desk.queue.set_slots(3, desk.now);
+    desk.act(actions);
+    desk.check(&["+1", "2 waits", "3 waits", "+2", "+3"]);
+    let actions = desk.queue.set_slots(1, desk.now);
+    desk.act(actions);
+    desk.enter(waiter(4, "tiny")).end(1).end(2).check(&["4 waits"]).end(3).check(&["+4"]);
+}
+
+#[test]
+fn an_empty_queue_remembers_nothing_of_who_left() {
+    let mut desk = Desk::new(1);
+    for id in 0..1000 {
+        let who = Waiter { principal: format!("p{id}").into(), ..waiter(id, "tiny") };
+        desk.enter(who).withdraw(id);
+    }
+    desk.loaded(true);
+    assert_eq!((desk.queue.waiting(), desk.queue.running()), (0, 0));
+    assert!(desk.queue.accounts.len() <= 65 && desk.queue.lanes.len() == 1);
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Enter { model: usize, class: usize, who: usize, cap: Option<u32>, may_load: bool },
+    End(usize),
+    Withdraw(usize),
+    Loaded(bool),
+    Observed(u8),
+    Unloaded(usize),
+    Slots(u32),
+    Wait(u64),
+}
+
+const MODELS: [&str; 5] = ["a", "a/1", "b", "b/2", "c"];
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        6 => (0..5usize, 0..3usize, 0..3usize, any::<bool>(), 0..8u32).prop_map(
+            |(model, class, who, capped, load)| Step::Enter {
+                model,
+                class,
+                who,
+                cap: capped.then_some(1),
+                may_load: load > 0,
+            }
+        ),
+        4 => (0..8usize).prop_map(Step::End),
+        2 => (0..8usize).prop_map(Step::Withdraw),
+        3 => (0..6u32).prop_map(|n| Step::Loaded(n > 0)),
+        1 => any::<u8>().prop_map(Step::Observed),
+        1 => (0..5usize).prop_map(Step::Unloaded),
+        1 => (1..4u32).prop_map(Step::Slots),
+        2 => (0..40u64).prop_map(Step::Wait),
+    ]
+}
+
+/// What a bystander knows, to hold the queue to its word.
+#[derive(Default)]
+struct Witness {
+    waiting: BTreeMap<u64, Waiter>,
+    running: BTreeMap<u64, Waiter>,
+    resolved: BTreeSet<u64>,
+    loading: Option<LoadId>,
+    slots: u32,
+}
+
+impl Witness {
+    fn saw(&mut self, actions: &[Action]) {
+        for action in actions {
+            match action {
+                Action::Start(id) => self.started(id.0),
+                Action::Refuse(id, _) | Action::Failed(id) => {
+                    assert!(self.waiting.remove(&id.0).is_some(), "{id:?} did not wait");
+                    assert!(self.resolved.insert(id.0), "{id:?} twice");
+                }
+                Action::Load(plan) => {
+                    assert!(self.loading.is_none(), "two loads at a time");
+                    assert!(self.waiting.contains_key(&plan.by.0), "{plan:?} is for nobody");
+                    let held = self.running.values().any(|r| {
+                        r.target.weights == plan.target.weights && r.target != plan.target
+                    });
+                    assert!(!held, "{plan:?} while its weights are in use");
+                    self.loading = Some(plan.id);
+                }
+            }
+        }
+    }
+
+    fn started(&mut self, id: u64) {
+        let waiter = self.waiting.remove(&id).unwrap_or_else(|| panic!("{id} did not wait"));
+        assert!(self.resolved.insert(id), "{id} twice");
+        let same = |r: &&Waiter| r.target == waiter.target;
+        let slots = if waiter.solo { 1 } else { self.slots as usize };
+        assert!(self.running.values().filter(same).count() < slots, "too many run");
+        if let Some(most) = waiter.max_inflight {
+            let of = |r: &&Waiter| r.principal == waiter.principal;
+            assert!((self.running.values().filter(of).count() as u32) < most, "over its limit");
+        }
+        let other =
+            |r: &Waiter| r.target.weights == waiter.target.weights && r.target != waiter.target;
+        assert!(!self.running.values().any(other), "two runners on one blob");
+        self.running.insert(id, waiter);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Whatever happens in whatever order: never more than the slots, one load at a time, and
+    /// everybody who waits is started or sent away exactly once, unless withdrawn.
+    #[test]
+    fn everybody_is_answered_exactly_once(steps in prop::collection::vec(step(), 1..120)) {
+        let mut queue = Queue::new(true, 2, 12);
+        let mut w = Witness { slots: 2, ..Witness::default() };
+        let mut now = at(1);
+        for (id, step) in steps.into_iter().enumerate() {
+            let id = id as u64;
+            let actions = match step {
+                Step::Enter { model, class, who, cap, may_load } => {
+                    let one = Waiter {
+                        class: [Class::Own, Class::Interactive, Class::Batch][class],
+                        principal: ["ann", "bob", "eve"][who].into(),
+                        max_inflight: cap,
+                        may_load,
+                        solo: model == 4,
+                        ..waiter(id, MODELS[model])
+                    };
+                    w.waiting.insert(id, one.clone());
+                    match queue.enter(one, now) {
+                        Entry::Start => vec![Action::Start(WaiterId(id))],
+                        Entry::Wait => vec![],
+                        Entry::Load(plan) => vec![Action::Load(plan)],
+                        Entry::Refuse(refusal) => vec![Action::Refuse(WaiterId(id), refusal)],
+                    }
+                }
+                Step::End(n) => match w.running.keys().nth(n).copied() {
+                    Some(id) => { w.running.remove(&id); queue.ended(WaiterId(id), now) }
+                    None => vec![],
+                },
+                Step::Withdraw(n) => match w.waiting.keys().nth(n).copied() {
+                    Some(id) => {
+                        w.waiting.remove(&id);
+                        w.resolved.insert(id);
+                        queue.withdraw(WaiterId(id), now)
+                    }
+                    None => vec![],
+                },
+                Step::Loaded(ok) => match w.loading.take() {
+                    Some(id) => queue.loaded(id, ok, now),
+                    None => vec![],
+                },
+                Step::Observed(bits) => {
+                    let rows: Vec<Seen> = ["a", "b", "c"].iter().enumerate()
+                        .filter(|(i, _)| bits >> i & 1 == 1)
+                        .map(|(i, m)| seen(m, (bits >> (i + 3) & 1 == 1).then_some(1)))
+                        .collect();
+                    queue.observed(&rows, now, now)
+                }
+                Step::Unloaded(n) => queue.unloaded(&target(MODELS[n]).weights, now),
+                Step::Slots(n) => { w.slots = n; queue.set_slots(n, now) }
+                Step::Wait(secs) => { now = now + Duration::from_secs(secs); vec![] }
+            };
+            w.saw(&actions);
+            prop_assert_eq!(queue.waiting(), w.waiting.len());
+            prop_assert_eq!(queue.running(), w.running.len());
+            // Nothing that could happen is left over.
+            // Now and then a start or a load, or time alone, lets somebody in who is not told at
+            // once. Then something is going on, at whose end it is.
+            let busy = !w.running.is_empty() || w.loading.is_some();
+            if !w.waiting.is_empty() {
+                prop_assert!(busy, "{} wait, and nothing goes on", w.waiting.len());
+            }
+        }
+        // Let it all come to an end.
+        for _ in 0..1000 {
+            if w.waiting.is_empty() && w.running.is_empty() && w.loading.is_none() {
+                break;
+            }
+            now = now + SEC;
+            let actions = if let Some(id) = w.loading.take() {
+                queue.loaded(id, true, now)
+            } else if let Some(id) = w.running.keys().next().copied() {
+                w.running.remove(&id);
+                queue.ended(WaiterId(id), now)
+            } else {
+                panic!("{} wait, and nothing goes on", w.waiting.len());
+            };
+            w.saw(&actions);
+        }
+        prop_assert!(w.waiting.is_empty() && w.running.is_empty());
+    }
+}
