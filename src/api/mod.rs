@@ -1,13 +1,22 @@
 //! Dialects: what a client asks, and what an answer means.
 //!
-//! In flow the bytes and heads of requests and answers; out flow plain values ([`route`],
-//! [`peek`], [`ending`]) and bytes to send ([`error`]). Nothing here waits, opens a socket or
+//! In flow the heads and bytes of requests and answers. Out flow plain values: where a
+//! request wants to go ([`route`], [`peek`]), who may not ask ([`browser`]), what may be
+//! passed on ([`headers`]), how an answer ended ([`ending`]), what an engine has ([`show`]),
+//! what peers tell each other ([`wire`]); and bytes to send: lists ([`union`]), errors
+//! ([`error`]), the caller's own spelling ([`echo`]). Nothing here waits, opens a socket or
 //! reads a clock, and nothing here panics on what a network sends.
 
+pub mod browser;
+pub mod echo;
 pub mod ending;
 pub mod error;
+pub mod headers;
 mod json;
 mod path;
 pub mod peek;
 pub mod route;
+pub mod show;
+mod time;
+pub mod union;
 pub mod wire;

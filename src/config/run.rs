@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use crate::types::{Class, Verbs, Who};
 
-/// The configuration as run. Made only by [`super::resolve`].
-#[derive(Debug, Clone)]
+/// The configuration as run. Made only by [`super::parse`] and [`super::load`].
+#[derive(Debug, Clone, PartialEq)]
 pub struct Config {
     /// Where programs on this machine reach us.
     pub listen: Vec<ListenAt>,
@@ -55,7 +55,7 @@ pub struct Config {
     pub agents: BTreeMap<String, serde_json::Value>,
     /// `models.*`: hosted providers and what is shown.
     pub models: Models,
-    /// Other names of models; may hold one `*`.
+    /// Other names of models (may hold one `*`) and what they mean, the most particular first.
     pub aliases: Vec<(String, String)>,
     /// Which requests are of which class.
     pub priority: Vec<PriorityRule>,
@@ -79,7 +79,7 @@ pub struct Config {
 }
 
 /// Where the configuration came from.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Origin {
     /// The file, if there was one.
     pub file: Option<PathBuf>,
@@ -132,7 +132,7 @@ pub struct ConfiguredServer {
 }
 
 /// `tailnet`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Tailnet {
     /// `None` = auto: on if LocalAPI is found.
     pub enabled: Option<bool>,
@@ -151,7 +151,7 @@ pub struct Tailnet {
 }
 
 /// `lan`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Lan {
     /// Whether LAN paths are used at all.
     pub enabled: bool,
@@ -225,7 +225,7 @@ pub enum NewNodes {
 }
 
 /// `share`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Share {
     /// When this node works for others.
     pub when: ShareWhen,
@@ -275,7 +275,7 @@ pub enum Variants {
 }
 
 /// `models`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Models {
     /// `mode: "replace"`: only what is listed.
     pub replace: bool,
@@ -301,7 +301,7 @@ pub struct PriorityRule {
 }
 
 /// `failover`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Failover {
     /// Most tries that may have used an engine.
     pub max_attempts: u32,
@@ -312,7 +312,7 @@ pub struct Failover {
 }
 
 /// `limits`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Limits {
     /// Largest request body, blobs excepted.
     pub body_bytes: u64,

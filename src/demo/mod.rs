@@ -2,6 +2,7 @@
 //!
 //! The integration tests use the same stand-ins, so what the demo shows is what is tested.
 
+pub mod client;
 pub mod engine;
 #[cfg(unix)]
 pub mod tailscaled;

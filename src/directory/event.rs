@@ -3,7 +3,7 @@
 //! An event is a claim about the world at the moment it was sent. Claims of other nodes pass
 //! [`super::bounds`] before anything is made of them.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -132,8 +132,11 @@ impl Grant {
 pub struct Peer {
     /// Who it is.
     pub who: Identity,
-    /// Its tailnet addresses.
+    /// Its tailnet addresses, best first.
     pub addrs: Vec<IpAddr>,
+    /// Further places on it to look at, beside the mesh ports and the bare port of each
+    /// address (`dns.names` with a port).
+    pub also: Vec<SocketAddr>,
     /// What of it may be used.
     pub grant: Grant,
 }

@@ -32,7 +32,8 @@ pub(crate) fn dial(last: u8) -> Dial {
 
 /// A peer of which everything may be used.
 pub(crate) fn peer(name: &str, last: u8) -> Peer {
-    Peer { who: who(name), addrs: vec![[100, 64, 0, last].into()], grant: Grant::all() }
+    let addrs = vec![[100, 64, 0, last].into()];
+    Peer { who: who(name), addrs, also: Vec::new(), grant: Grant::all() }
 }
 
 /// A model whose digest is its name.

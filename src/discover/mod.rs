@@ -8,6 +8,7 @@
 //! It never asks a peer anything: that is `probe`, and it asks only whom discovery lets it.
 
 mod configured;
+mod dns;
 mod known;
 mod peers;
 mod rung;

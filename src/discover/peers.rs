@@ -1,6 +1,7 @@
 //! Which nodes of the tailnet may be used, and why the others are not: a pure function of one
 //! picture of the tailnet, the `sendTo` rules and the list of nodes met before.
 
+use super::dns::{self, Place};
 use super::known::{Known, Listed};
 use crate::config::NewNodes;
 use crate::directory::Unused;
@@ -41,12 +42,13 @@ pub(super) fn listed<'a>(node: &'a TailnetNode, send_to: &SendTo) -> Option<List
     })
 }
 
-/// Sorts `nodes` out.
+/// Sorts `nodes` out; `places` is what `dns.names` say.
 pub(super) fn sort(
     nodes: &[TailnetNode],
     send_to: &SendTo,
     known: &Known,
     new_nodes: NewNodes,
+    places: &[Place],
 ) -> Sorted {
     let mut sorted = Sorted::default();
     for node in nodes {
@@ -59,13 +61,15 @@ pub(super) fn sort(
             // Phones sleep with their radio off and run no engine: a probe only wakes them.
             (Ok(_), _) if node.mobile => format!("{} is not looked at", node.os),
             (Ok(grant), _) => {
+                let (addrs, also) = dns::told(places, &node.addrs);
                 sorted.peers.push(Peer {
                     who: Identity {
                         id: node.id.clone(),
                         name: node.name.clone(),
                         principal: Some(node.principal.clone()),
                     },
-                    addrs: node.addrs.clone(),
+                    addrs,
+                    also,
                     grant: Grant { rich: grant.rich, bare: grant.bare },
                 });
                 continue;
@@ -129,7 +133,7 @@ mod tests {
         nodes.push(guest);
         known.list(nodes.iter().filter_map(|n| listed(n, &send_to)), 1);
 
-        let sorted = sort(&nodes, &send_to, &known, NewNodes::Auto);
+        let sorted = sort(&nodes, &send_to, &known, NewNodes::Auto, &[]);
         let names: Vec<&str> = sorted.peers.iter().map(|p| p.who.name.as_str()).collect();
         assert_eq!(names, ["studio", "gpu", "laptop"]);
         assert!(sorted.peers.iter().all(|p| p.grant == Grant::all() && p.addrs.len() == 1));
@@ -144,7 +148,7 @@ mod tests {
                 "guest: shared in from another tailnet, named by no rule of sendTo",
             ]
         );
-        let held = sort(&nodes, &send_to, &known, NewNodes::Hold);
+        let held = sort(&nodes, &send_to, &known, NewNodes::Hold, &[]);
         assert!(held.peers.is_empty());
     }
 }

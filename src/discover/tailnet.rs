@@ -16,6 +16,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::configured;
+use super::dns::{self, Place};
 use super::known::{AcceptError, Known};
 use super::peers::{self, Sorted};
 use super::rung::{self, Rungs};
@@ -104,6 +105,8 @@ struct Watch {
     /// When the peers were last read; `None` = they have to be.
     read: Option<Instant>,
     known: Option<(ControlId, Known)>,
+    /// What `dns.names` say.
+    places: watch::Receiver<Arc<Vec<Place>>>,
     /// What the directory was last told.
     told: Told,
 }
@@ -122,6 +125,7 @@ enum Woken {
     Tick,
     Ring,
     Config,
+    Names,
     Directory,
     Command(Command),
     End,
@@ -130,6 +134,12 @@ enum Woken {
 impl Watch {
     fn new(mut setup: Setup) -> Watch {
         let config = setup.config.borrow_and_update().clone();
+        let places = dns::watch_names(
+            setup.config.clone(),
+            setup.bell.subscribe(),
+            setup.timing.dns_refresh,
+            setup.timing.dns_limit,
+        );
         Watch {
             setup,
             config,
@@ -141,6 +151,7 @@ impl Watch {
             view: TailnetView::absent("starting"),
             read: None,
             known: None,
+            places,
             told: Told::default(),
         }
     }
@@ -165,6 +176,8 @@ impl Watch {
                     reloads = changed.is_ok();
                     Woken::Config
                 }
+                // The other task never ends before this one.
+                Ok(()) = self.places.changed() => Woken::Names,
                 changed = directory.changed() => {
                     if changed.is_ok() { Woken::Directory } else { Woken::End }
                 }
@@ -184,6 +197,7 @@ impl Watch {
                     self.look(false).await;
                 }
                 Woken::Config => self.reload().await,
+                Woken::Names => self.resolve(false),
                 Woken::Directory => {}
                 Woken::Command(Command::Accept(name, answer)) => {
                     let _ = answer.send(self.accept(&name));
@@ -369,7 +383,8 @@ impl Watch {
         {
             tracing::warn!("the list of known nodes could not be written: {error}");
         }
-        let sorted = peers::sort(&self.view.peers, send_to, known, new_nodes);
+        let places = self.places.borrow_and_update().clone();
+        let sorted = peers::sort(&self.view.peers, send_to, known, new_nodes, &places);
         for name in new {
             let unused = sorted.unused.iter().find(|u| u.name == name);
             let what = unused.map_or("used from now on", |u: &Unused| &u.why);

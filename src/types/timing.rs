@@ -10,6 +10,10 @@ pub struct Timing {
     pub tailnet_poll: Duration,
     /// How often the whole peer list is read again even if the bus was silent.
     pub tailnet_refresh: Duration,
+    /// How often `dns.names` are resolved again.
+    pub dns_refresh: Duration,
+    /// Limit of resolving one of them.
+    pub dns_limit: Duration,
     /// Limit of a LocalAPI call, the bus excepted.
     pub localapi_read: Duration,
     /// Limit of a LocalAPI connect.
@@ -86,6 +90,8 @@ impl Default for Timing {
         Timing {
             tailnet_poll: s(2),
             tailnet_refresh: s(30),
+            dns_refresh: s(60),
+            dns_limit: s(5),
             localapi_read: s(3),
             localapi_connect: s(1),
             whois_age: s(10),

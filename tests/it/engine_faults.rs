@@ -5,7 +5,7 @@ use std::time::Duration;
 use tailherd::demo::engine::{BUSY, Cut, Engine, EngineSpec, Fault, ModelSpec};
 use tokio::time::Instant;
 
-use crate::http::{counted, get, post};
+use crate::http::{Sends as _, counted, get, post};
 
 const SOON: Duration = Duration::from_secs(5);
 

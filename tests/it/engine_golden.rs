@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 use tailherd::demo::engine::{Engine, EngineSpec, ModelSpec};
 
-use crate::http::{Call, get, items};
+use crate::http::{Call, Sends as _, get, items, post};
 
 /// What differs from machine to machine and from moment to moment: only its type is compared.
 const VOLATILE: [&str; 21] = [
@@ -165,7 +165,7 @@ async fn answers_are_shaped_as_recorded() {
             }
             _ => call,
         };
-        let answer = call.method(&g.method).send().await;
+        let answer = call.method(g.method.parse().unwrap()).send().await;
         assert_eq!(answer.status, g.status, "{}: {}", g.name, answer.text());
         assert_eq!(answer.header("content-type"), g.kind, "{}", g.name);
         assert!(answer.whole, "{}", g.name);
@@ -220,7 +220,7 @@ async fn rows_have_the_recorded_fields() {
         (r#"{"model":"tiny"}"#, "ps"),
         (r#"{"model":"tiny","keep_alive":-1}"#, "ps-keepalive-forever"),
     ] {
-        crate::http::post(engine.addr(), "/api/generate", body).send().await;
+        post(engine.addr(), "/api/generate", body).send().await;
         let ps = get(engine.addr(), "/api/ps").send().await.json();
         let recorded = read(file);
         assert_eq!(names(&ps["models"][0]), names(&recorded["models"][0]), "{file}");
@@ -230,8 +230,7 @@ async fn rows_have_the_recorded_fields() {
     assert_eq!(&ps["models"][0]["expires_at"].as_str().unwrap()[..4], "2319");
     let models = get(engine.addr(), "/v1/models").send().await.json();
     assert_eq!(names(&models["data"][0]), names(&read("v1-models")["data"][0]));
-    let show =
-        crate::http::post(engine.addr(), "/api/show", r#"{"model":"tools"}"#).send().await.json();
+    let show = post(engine.addr(), "/api/show", r#"{"model":"tools"}"#).send().await.json();
     let recorded = read("show");
     let top = |v: &Value| v.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
     assert_eq!(top(&show), top(&recorded));

@@ -10,4 +10,5 @@ mod architecture;
 mod engine_faults;
 mod engine_golden;
 mod http;
+mod localapi;
 mod tailscaled;
