@@ -12,17 +12,25 @@ use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;
 use tokio::io::{AsyncRead, AsyncWrite};
 
+mod caller;
 mod connect;
 mod device;
+pub mod listen;
 pub mod localapi;
+mod peerproc;
 mod pool;
+mod sockets;
 mod task;
 pub mod view;
 
+pub use caller::{Callers, Identity, Refusal};
 pub use connect::{ConnectError, Connector};
 pub use device::{Device, device_of};
+pub use listen::{Accepted, BindError, Listener, MeshListeners, MeshPort, UnixDoor};
 pub use localapi::LocalApi;
+pub use peerproc::OtherEnd;
 pub use pool::{Lease, Pool, PooledBody, SendError};
+pub use sockets::Sockets;
 pub use view::{TailnetNode, TailnetView};
 
 /// Any error, as bodies carry it.

@@ -64,12 +64,12 @@ impl LocalApi {
     /// that is found is believed, and answered a connect.
     pub async fn find(config: &config::Tailnet, timing: &Timing) -> Result<LocalApi, FindError> {
         let token_folder = TOKEN_FOLDER.map(Path::new);
-        find(config, timing, SOCKETS, token_folder, 0).await
+        find_in(config, timing, SOCKETS, token_folder, 0).await
     }
 }
 
-/// `token_owner` is root; tests have another one.
-pub(super) async fn find(
+/// Looks in these places. `token_owner` is root; tests have another one.
+pub(in crate::net) async fn find_in(
     config: &config::Tailnet,
     timing: &Timing,
     sockets: &[&str],

@@ -24,6 +24,8 @@ mod transport;
 mod wire;
 
 pub use find::FindError;
+#[cfg(test)]
+pub(super) use find::find_in;
 pub use transport::{ApiError, Daemon};
 pub use wire::control_id;
 

@@ -1,7 +1,11 @@
 //! Behaviour of the folder over real sockets of this machine.
 
+mod caller;
 mod connect;
+mod listen;
+mod localapi;
 mod pool;
+mod standin;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

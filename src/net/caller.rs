@@ -1,0 +1,355 @@
+//! Who stands at the other end of a connection.
+//!
+//! In flow a listener's kind and a connection's two addresses; out flows a [`Caller`] or the
+//! reason why the connection is refused. There is no default: whoever cannot be named is
+//! nobody.
+//!
+//! Loopback is no proof of a local program. In userspace mode the daemon forwards *every*
+//! tailnet port to 127.0.0.1, and for a moment WhoIs does not know the forwarded connection
+//! yet. So unless the daemon is known to have a network device of its own, a connection from
+//! this machine counts as local only if WhoIs names nobody behind it after several tries
+//! *and* the kernel says that its other end is not the daemon's.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+use parking_lot::Mutex;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
+
+use super::localapi::{ApiError, Current, Daemon, FindError, LocalApi, WhoIs};
+use super::peerproc::{self, OtherEnd};
+use super::sockets::Sockets;
+use super::view::TailnetView;
+use crate::config;
+use crate::telemetry::Clock;
+use crate::types::{Caller, CallerKind, ListenerKind, Moment, Timing};
+
+/// Why a connection's requests are refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// The tailnet knows nobody at that address.
+    #[error("the tailnet knows nobody at this address")]
+    Unknown,
+    /// The address is not the node's own: it came through a subnet router.
+    #[error("the address is not the node's own")]
+    NotOwnAddress,
+    /// The daemon forwarded the connection and does not say for whom.
+    #[error("the connection came through tailscaled, which does not say for whom")]
+    Forwarded,
+    /// It cannot be told whether the connection is a local program's.
+    #[error("it cannot be told whether this is a program of this machine")]
+    Undecidable,
+    /// The listener is for programs of this machine only.
+    #[error("this is for programs of this machine only")]
+    NotLocal,
+    /// LocalAPI does not answer, or not in a way that can be used.
+    #[error("tailscaled does not say who this is")]
+    Unavailable,
+}
+
+impl Refusal {
+    /// The reason in `tailherd_refused_total` and in logs.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Refusal::Unknown => "unknown_caller",
+            Refusal::NotOwnAddress => "not_own_address",
+            Refusal::Forwarded => "forwarded",
+            Refusal::Undecidable => "undecidable",
+            Refusal::NotLocal => "not_local",
+            Refusal::Unavailable => "whois_unavailable",
+        }
+    }
+
+    /// The HTTP status: 503 where asking again later may help, else 403.
+    pub const fn status(self) -> http::StatusCode {
+        match self {
+            Refusal::Unavailable => http::StatusCode::SERVICE_UNAVAILABLE,
+            _ => http::StatusCode::FORBIDDEN,
+        }
+    }
+}
+
+/// Names callers. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Callers(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    tailnet: watch::Receiver<Arc<TailnetView>>,
+    localapi: Current,
+    config: config::Tailnet,
+    sockets: Sockets,
+    clock: Clock,
+    timing: Timing,
+    bell: watch::Receiver<u64>,
+    /// Whether the rules name users of this machine.
+    users: AtomicBool,
+    /// The last daemon that was met: it may go on forwarding after its socket is gone.
+    last: Mutex<Option<Daemon>>,
+}
+
+impl Callers {
+    /// Callers as this machine and this tailnet know them. What was learned of a node is asked
+    /// for again when `bell` has moved.
+    pub fn new(
+        tailnet: watch::Receiver<Arc<TailnetView>>,
+        localapi: Current,
+        config: config::Tailnet,
+        sockets: Sockets,
+        clock: Clock,
+        timing: Timing,
+        bell: watch::Receiver<u64>,
+    ) -> Callers {
+        Callers(Arc::new(Inner {
+            tailnet,
+            localapi,
+            config,
+            sockets,
+            clock,
+            timing,
+            bell,
+            users: AtomicBool::new(false),
+            last: Mutex::new(None),
+        }))
+    }
+
+    /// Whether the user behind each local connection is looked up where nothing else asks for
+    /// it: needed only while rules name users (`uid:N`).
+    pub fn look_up_users(&self, on: bool) {
+        self.0.users.store(on, Relaxed);
+    }
+
+    /// The identity of one connection, to be asked before each of its requests.
+    pub fn connection(
+        &self,
+        kind: ListenerKind,
+        local: SocketAddr,
+        remote: SocketAddr,
+    ) -> Identity {
+        Identity { callers: self.clone(), kind, local, remote, known: Mutex::new(None) }
+    }
+
+    /// Who stands at the other end of the connection that a listener of this kind sees as
+    /// `local` ← `remote`.
+    pub async fn identify(
+        &self,
+        kind: ListenerKind,
+        local: SocketAddr,
+        remote: SocketAddr,
+    ) -> Result<Caller, Refusal> {
+        match kind {
+            ListenerKind::Mesh => self.0.mesh(remote).await,
+            ListenerKind::Apps => self.0.here(local, remote).await,
+            ListenerKind::Admin => {
+                let caller = self.0.here(local, remote).await?;
+                if caller.is_local() { Ok(caller) } else { Err(Refusal::NotLocal) }
+            }
+            // Nothing but a pinned key names a caller there.
+            ListenerKind::Lan => Err(Refusal::Unknown),
+        }
+    }
+}
+
+/// How asking WhoIs about a connection from this machine ended.
+enum Asked {
+    /// It names a node.
+    Node(Caller),
+    /// It names nobody.
+    Nobody,
+    /// No daemon listens.
+    Away,
+    /// It did not answer, or not in a way that can be used.
+    Failed,
+}
+
+impl Inner {
+    /// A caller of a mesh listener.
+    async fn mesh(&self, remote: SocketAddr) -> Result<Caller, Refusal> {
+        let api = self.localapi.load_full().ok_or(Refusal::Unavailable)?;
+        let asked = if remote.ip().to_canonical().is_loopback() {
+            // Userspace mode: forwarded by the daemon.
+            self.patiently(&api, remote).await
+        } else {
+            api.whois(remote).await
+        };
+        match asked {
+            Ok(Some(who)) => node(who, remote),
+            Ok(None) => Err(Refusal::Unknown),
+            Err(_) => Err(Refusal::Unavailable),
+        }
+    }
+
+    /// A caller of a listener for programs of this machine.
+    async fn here(&self, local: SocketAddr, remote: SocketAddr) -> Result<Caller, Refusal> {
+        let ip = remote.ip().to_canonical();
+        let tun = self.tailnet.borrow().tun;
+        // What comes from elsewhere (a container on a bridge) did not come through the daemon
+        // of this machine; and a daemon with a network device forwards nothing to loopback.
+        if tun == Some(true) || !is_own_address(ip) {
+            return Ok(self.program(local, remote).await);
+        }
+        let asked = match self.localapi.load_full() {
+            Some(api) => self.ask(&api, remote).await,
+            // Not in use: it may have started a moment ago, or the configuration wants none. It
+            // forwards all the same.
+            None => match LocalApi::find(&self.config, &self.timing).await {
+                Ok(api) => match api.status(false).await {
+                    Ok(view) if view.tun == Some(true) => {
+                        return Ok(self.program(local, remote).await);
+                    }
+                    _ => self.ask(&api, remote).await,
+                },
+                Err(FindError::None(_)) if self.last.lock().is_none() => {
+                    return Ok(self.program(local, remote).await);
+                }
+                Err(FindError::None(_)) => Asked::Away,
+                Err(FindError::Silent(error)) if error.is_away() => Asked::Away,
+                Err(FindError::Silent(_)) => Asked::Failed,
+                Err(FindError::Distrust { daemon, .. }) => {
+                    // It names nobody we would believe, but its process is known.
+                    *self.last.lock() = daemon;
+                    Asked::Failed
+                }
+            },
+        };
+        let daemon = *self.last.lock();
+        let end = match asked {
+            Asked::Node(caller) => return Ok(caller),
+            // A socket file without a daemon, and none was ever met.
+            Asked::Away if daemon.is_none() => return Ok(self.program(local, remote).await),
+            _ => self.other_end(local, remote, daemon).await,
+        };
+        match (end, asked) {
+            (OtherEnd::Program { uid }, _) => Ok(Caller::local(Some(uid), Some(remote))),
+            // The only daemon we knew has died, and nobody has taken its place.
+            (OtherEnd::Gone, Asked::Away) => Ok(Caller::local(None, Some(remote))),
+            (OtherEnd::Daemon, Asked::Failed) => Err(Refusal::Unavailable),
+            (OtherEnd::Daemon, _) => Err(Refusal::Forwarded),
+            (OtherEnd::Gone | OtherEnd::Unknown, _) => Err(Refusal::Undecidable),
+        }
+    }
+
+    /// A program of this machine, with its user if the rules ask for that.
+    async fn program(&self, local: SocketAddr, remote: SocketAddr) -> Caller {
+        let uid = if self.users.load(Relaxed) {
+            let look = tokio::task::spawn_blocking(move || peerproc::uid_of(local, remote));
+            look.await.ok().flatten()
+        } else {
+            None
+        };
+        Caller::local(uid, Some(remote))
+    }
+
+    /// Asks WhoIs about a connection from this machine, and notes whom it asked.
+    async fn ask(&self, api: &LocalApi, remote: SocketAddr) -> Asked {
+        let asked = self.patiently(api, remote).await;
+        if let Some(daemon) = api.daemon() {
+            *self.last.lock() = Some(daemon);
+        }
+        match asked {
+            Ok(Some(who)) => node(who, remote).map_or(Asked::Failed, Asked::Node),
+            Ok(None) => Asked::Nobody,
+            Err(error) if error.is_away() => Asked::Away,
+            Err(_) => Asked::Failed,
+        }
+    }
+
+    /// WhoIs, asked again while it knows nobody: the daemon registers a forwarded connection
+    /// only after it has dialled us.
+    async fn patiently(
+        &self,
+        api: &LocalApi,
+        remote: SocketAddr,
+    ) -> Result<Option<WhoIs>, ApiError> {
+        let first = Instant::now();
+        let mut again = self.timing.whois_retries.into_iter();
+        loop {
+            match (api.whois(remote).await?, again.next()) {
+                (None, Some(after)) => sleep_until(first + after).await,
+                (answer, _) => return Ok(answer),
+            }
+        }
+    }
+
+    async fn other_end(
+        &self,
+        local: SocketAddr,
+        remote: SocketAddr,
+        daemon: Option<Daemon>,
+    ) -> OtherEnd {
+        let sockets = self.sockets.clone();
+        let look = tokio::task::spawn_blocking(move || sockets.other_end(local, remote, daemon));
+        look.await.unwrap_or(OtherEnd::Unknown)
+    }
+}
+
+/// The caller that WhoIs names. A source that is not the node's own address is nobody.
+fn node(who: WhoIs, remote: SocketAddr) -> Result<Caller, Refusal> {
+    let ip = remote.ip().to_canonical();
+    if !ip.is_loopback() && !who.node.addrs.contains(&ip) {
+        return Err(Refusal::NotOwnAddress);
+    }
+    let node = who.node;
+    let kind = CallerKind::Node {
+        id: node.id,
+        name: node.name,
+        dns: node.dns.into(),
+        principal: node.principal,
+        shared: node.shared,
+        grants: who.caps.into(),
+    };
+    Ok(Caller { kind, addr: Some(remote) })
+}
+
+/// Whether an address is this machine's. If the devices cannot be listed, it may be.
+fn is_own_address(ip: IpAddr) -> bool {
+    ip.is_loopback()
+        || if_addrs::get_if_addrs().map_or(true, |all| all.iter().any(|i| i.ip() == ip))
+}
+
+/// Who stands at the other end of one connection, remembered for its next requests.
+///
+/// A local program stays what it is. A node of the tailnet is asked for again when the answer
+/// is older than [`Timing::whois_age`] or the bell rang since; and it never turns into a
+/// local program.
+#[derive(Debug)]
+pub struct Identity {
+    callers: Callers,
+    kind: ListenerKind,
+    local: SocketAddr,
+    remote: SocketAddr,
+    known: Mutex<Option<Known>>,
+}
+
+#[derive(Debug, Clone)]
+struct Known {
+    caller: Arc<Caller>,
+    at: Moment,
+    rings: u64,
+}
+
+impl Identity {
+    /// Who it is now. Costs nothing while the last answer holds.
+    pub async fn caller(&self) -> Result<Arc<Caller>, Refusal> {
+        let inner = &self.callers.0;
+        let rings = *inner.bell.borrow();
+        let now = inner.clock.now();
+        let known = self.known.lock().clone();
+        if let Some(known) = &known {
+            let fresh = known.rings == rings && now.since(known.at) < inner.timing.whois_age;
+            if known.caller.is_local() || fresh {
+                return Ok(Arc::clone(&known.caller));
+            }
+        }
+        let caller = self.callers.identify(self.kind, self.local, self.remote).await?;
+        // (A local one that was known was given back above.)
+        if known.is_some() && caller.is_local() {
+            return Err(Refusal::Undecidable);
+        }
+        let caller = Arc::new(caller);
+        *self.known.lock() = Some(Known { caller: Arc::clone(&caller), at: now, rings });
+        Ok(caller)
+    }
+}
