@@ -396,28 +396,6 @@ fn hex(rest: &[u8]) -> u16 {
     }
 }
 
-/// Where the value of a top-level member stands in `body`, quotes included; the last one if
-/// there are several.
-pub(super) fn member(body: &[u8], name: &str) -> Option<std::ops::Range<usize>> {
-    let mut lexer = Lexer::new(1);
-    let (mut at, mut start, mut wanted, mut found) = (0, 0, false, None);
-    loop {
-        let event = lexer.next(body, &mut at);
-        match event {
-            Event::KeyOpen => start = at,
-            Event::KeyClose => wanted = unescape(body.get(start..at - 1)?) == name,
-            Event::StrOpen | Event::ScalarOpen | Event::Open(_) if wanted => start = at - 1,
-            Event::StrClose | Event::ScalarClose | Event::Close if wanted => {
-                found = Some(start..at);
-                wanted = false;
-            }
-            Event::More | Event::Trailing => return found,
-            Event::Fault(_) => return None,
-            _ => {}
-        }
-    }
-}
-
 /// A JSON string of `text`, quotes included, as Go writes it: `<`, `>`, `&` and the two line
 /// separators are escaped.
 pub(super) fn quote(text: &str) -> String {

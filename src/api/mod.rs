@@ -11,6 +11,8 @@ pub mod browser;
 pub mod echo;
 pub mod ending;
 pub mod error;
+#[cfg(test)]
+mod golden;
 pub mod headers;
 mod json;
 mod path;

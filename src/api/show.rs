@@ -7,8 +7,10 @@ use bytes::Bytes;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
-use super::json;
 use crate::types::{Capabilities, Digest};
+
+/// Longest path of a blob that is looked for.
+const MAX_PATH: usize = 4096;
 
 /// Longest name of a model.
 const MAX_NAME: usize = 256;
@@ -53,32 +55,46 @@ impl Shown {
     }
 }
 
-/// The body with the folders of this peer's blobs taken out of its Modelfile; the files'
-/// names, which are digests, stay. All other bytes are unchanged.
+/// The body with the folders of this peer's blobs taken out; the files' names, which are
+/// digests, stay, and so do all other bytes. They stand in the Modelfile, and in older
+/// versions in `details.parent_model`.
 pub fn blank_blob_path(body: &Bytes) -> Bytes {
-    let Some(range) = json::member(body, "modelfile") else { return body.clone() };
-    let Some(raw) = body.get(range.start + 1..range.end.saturating_sub(1)) else {
-        return body.clone();
-    };
-    if body.get(range.start) != Some(&b'"') {
+    let mut out = Vec::new();
+    let mut copied = 0;
+    for file in memchr::memmem::find_iter(body, b"sha256-") {
+        let from = copied.max(file.saturating_sub(MAX_PATH));
+        let before = &body[from..file];
+        // The path begins behind a word of the Modelfile, or is the whole string.
+        let start = [&b"FROM "[..], b"ADAPTER ", b"\""]
+            .iter()
+            .filter_map(|mark| memchr::memmem::rfind(before, mark).map(|at| at + mark.len()))
+            .max();
+        let Some(start) = start.map(|at| from + at) else { continue };
+        if is_absolute(&String::from_utf8_lossy(&body[start..file])) {
+            out.extend_from_slice(&body[copied..start]);
+            copied = file;
+        }
+    }
+    if copied == 0 {
         return body.clone();
     }
-    let text = json::unescape(raw);
-    let lines: Vec<String> = text
-        .split('\n')
-        .map(|line| match line.split_once(' ') {
-            Some((word @ ("FROM" | "ADAPTER"), path)) if is_absolute(path) => {
-                format!("{word} {}", path.rsplit(['/', '\\']).next().unwrap_or_default())
+    out.extend_from_slice(&body[copied..]);
+    Bytes::from(out)
+}
+
+/// The same for a row of a list.
+pub fn blank_row(row: &mut Value) {
+    match row {
+        Value::String(text) if is_absolute(text) => {
+            if let Some(file) = text.rsplit(['/', '\\']).next().filter(|f| f.starts_with("sha256-"))
+            {
+                *text = file.to_owned();
             }
-            _ => line.to_owned(),
-        })
-        .collect();
-    let lines = lines.join("\n");
-    if lines == text {
-        return body.clone();
+        }
+        Value::Array(items) => items.iter_mut().for_each(blank_row),
+        Value::Object(members) => members.values_mut().for_each(blank_row),
+        _ => {}
     }
-    let quoted = json::quote(&lines);
-    Bytes::from([&body[..range.start], quoted.as_bytes(), &body[range.end..]].concat())
 }
 
 /// A row of `/api/tags`.
@@ -266,12 +282,13 @@ fn class(digests: &[&str], template: &str, system: &str, parameters: &[(String, 
 }
 
 fn is_absolute(path: &str) -> bool {
-    path.starts_with(['/', '\\', '"']) || path.get(1..3).is_some_and(|s| s == ":\\" || s == ":/")
+    path.starts_with(['/', '\\']) || path.get(1..3).is_some_and(|s| s == ":\\" || s == ":/")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::json;
 
     const HEX: &str = "e3066d72083ce7a10ef1d823cdb2dfad852aca35e7f61340ca6cada5f8769bf6";
 
@@ -292,9 +309,22 @@ mod tests {
             assert_eq!(new, body("", ""), "only the folder is gone");
             assert_eq!(Shown::read(&new), Shown::read(&old));
         }
-        for other in ["{}", "[]", "x", r#"{"modelfile":5}"#, r#"{"modelfile":"FROM x/y"}"#] {
+        for other in ["{}", "sha256-", r#"{"modelfile":"FROM x/y"}"#, r#""x/sha256-1""#] {
             assert_eq!(blank_blob_path(&Bytes::from(other)), other);
         }
+    }
+
+    #[test]
+    fn a_row_tells_no_folder_either() {
+        let mut row: Value = serde_json::from_str(
+            r#"{"name":"/x","details":{"parent_model":"/home/alice/blobs/sha256-1","n":[1]}}"#,
+        )
+        .unwrap();
+        blank_row(&mut row);
+        assert_eq!(
+            row.to_string(),
+            r#"{"name":"/x","details":{"parent_model":"sha256-1","n":[1]}}"#
+        );
     }
 
     #[test]
