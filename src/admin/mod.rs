@@ -1,1 +1,139 @@
-//! TODO-MODULE-DOC
+//! Metrics, health, status and the page: what people and Prometheus look at.
+//!
+//! It only reads. Off loopback it shows metrics and health alone; over the mesh a reduced
+//! status. Names from elsewhere are made harmless before they are shown.
+
+mod status;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue};
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full};
+use serde_json::Value;
+use tokio::sync::watch;
+
+use crate::api::browser;
+use crate::config::Config;
+use crate::directory::Directory;
+use crate::net::Body;
+use crate::telemetry::{Clock, Events, Metrics};
+use crate::trust::Granted;
+use crate::types::Moment;
+
+pub use status::{reduced, status};
+
+const PAGE: &str = include_str!("page.html");
+const SCRIPT: &str = include_str!("page.js");
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'unsafe-inline'; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
+/// What [`Admin::new`] is made from.
+pub struct Parts {
+    /// The picture of the mesh.
+    pub directory: Arc<Directory>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// What is remembered.
+    pub events: Arc<Events>,
+    /// The time.
+    pub clock: Clock,
+    /// The configuration in force.
+    pub config: watch::Receiver<Arc<Config>>,
+}
+
+/// The admin service.
+pub struct Admin {
+    parts: Parts,
+    started: std::time::SystemTime,
+}
+
+impl Admin {
+    /// Puts the parts together.
+    pub fn new(parts: Parts) -> Arc<Admin> {
+        Arc::new(Admin { parts, started: std::time::SystemTime::now() })
+    }
+
+    /// Answers a request on the admin listener. `loopback` says whether the listener is on a
+    /// loopback address.
+    pub fn answer<B>(&self, request: &Request<B>, loopback: bool) -> Response<Body> {
+        if loopback && browser::admin(request.headers()).is_err() {
+            return text(StatusCode::FORBIDDEN, "");
+        }
+        if !matches!(*request.method(), Method::GET | Method::HEAD) {
+            return text(StatusCode::METHOD_NOT_ALLOWED, "405 method not allowed");
+        }
+        match request.uri().path() {
+            "/metrics" => self.metrics(),
+            "/healthz" => text(StatusCode::OK, "ok\n"),
+            "/readyz" => self.ready(),
+            "/status" if loopback => json(&self.status()),
+            "/" if loopback => typed("text/html; charset=utf-8", PAGE),
+            "/page.js" if loopback => typed("text/javascript; charset=utf-8", SCRIPT),
+            _ => text(StatusCode::NOT_FOUND, "404 page not found"),
+        }
+    }
+
+    /// The answer to somebody who may not ask here.
+    pub fn refuse(&self, status: StatusCode) -> Response<Body> {
+        text(status, "")
+    }
+
+    /// `/metrics`, in Prometheus' text format.
+    pub fn metrics(&self) -> Response<Body> {
+        let snapshot = self.parts.directory.load();
+        let metrics = &self.parts.metrics;
+        for node in snapshot.nodes.iter().filter(|n| !n.is_this()) {
+            for path in &node.paths {
+                let up = path.cell.alive.load(std::sync::atomic::Ordering::Relaxed);
+                metrics.peer(node.name.as_str(), path.kind, up, path.cell.rtt());
+            }
+        }
+        typed("text/plain; version=0.0.4; charset=utf-8", metrics.render())
+    }
+
+    /// `/readyz`: whether a request would find a model.
+    pub fn ready(&self) -> Response<Body> {
+        if self.parts.directory.load().models.is_empty() {
+            return text(StatusCode::SERVICE_UNAVAILABLE, "no model is known yet\n");
+        }
+        text(StatusCode::OK, "ok\n")
+    }
+
+    /// The whole status, for this machine.
+    pub fn status(&self) -> Value {
+        let config = Arc::clone(&self.parts.config.borrow());
+        let events = &self.parts.events;
+        status(&self.parts.directory.load(), &config, events, self.now(), self.started)
+    }
+
+    /// What a peer may see.
+    pub fn reduced_status(&self, granted: &Granted) -> Value {
+        reduced(&self.parts.directory.load(), granted, self.now())
+    }
+
+    fn now(&self) -> Moment {
+        self.parts.clock.now()
+    }
+}
+
+fn typed(kind: &'static str, body: impl Into<Bytes>) -> Response<Body> {
+    let body = Full::new(body.into()).map_err(|never| match never {}).boxed_unsync();
+    let mut response = Response::new(body);
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
+    headers.insert("x-content-type-options", HeaderValue::from_static("nosniff"));
+    response
+}
+
+fn text(status: StatusCode, body: &'static str) -> Response<Body> {
+    let mut response = typed("text/plain; charset=utf-8", body);
+    *response.status_mut() = status;
+    response
+}
+
+fn json(value: &Value) -> Response<Body> {
+    typed("application/json", value.to_string())
+}

@@ -20,6 +20,9 @@ pub const OFFERS: &str = "/mesh/v1/offers";
 /// Answers 204: the quickest sign of life, and the mark of a sidecar.
 pub const PING: &str = "/mesh/v1/ping";
 
+/// The answer header by which a node recognises itself: a number drawn at its start.
+pub const INSTANCE: &str = "x-tailherd-instance";
+
 /// The version of this protocol.
 pub const VERSION: u32 = 1;
 

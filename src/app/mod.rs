@@ -1,1 +1,295 @@
-//! TODO-MODULE-DOC
+//! The program as a whole: configuration in, listeners and tasks out.
+//!
+//! [`App::start`] puts the floors together, once, in one order: what counts, what connects,
+//! what is known, who asks, what answers, and at last the doors. `main`, the demo and the
+//! tests start the same [`App`]; what differs between them comes in with [`Setup`]. Nothing
+//! here decides anything about a request.
+
+mod connections;
+mod doors;
+mod preload;
+mod reload;
+mod router;
+mod serve;
+mod state;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use crate::admin::{self, Admin};
+use crate::config::Config;
+use crate::directory::{Directory, DirectoryConfig, Identity};
+use crate::discover::{self, Discovery};
+use crate::gate::{Gates, GatesConfig, OllamaLoader};
+use crate::mesh::Mesh;
+use crate::net::localapi;
+use crate::net::{Callers, Connector, MeshListeners, Pool, Sockets, TailnetView};
+use crate::proxy::{self, Proxy};
+use crate::telemetry::{Clock, Events, Metrics};
+use crate::trust::{Access, Tailnet};
+use crate::types::{ListenerKind, NodeName, Timing};
+
+use connections::Connections;
+use doors::Doors;
+use router::Router;
+
+pub use serve::serve;
+
+/// What an [`App`] is started from.
+#[derive(Debug)]
+pub struct Setup {
+    /// The configuration.
+    pub config: Config,
+    /// The machine's ports and its knowledge of connections.
+    pub sockets: Sockets,
+    /// All waits.
+    pub timing: Timing,
+    /// The folder that is kept over restarts; `None` = nothing is kept.
+    pub state: Option<PathBuf>,
+    /// What this node is called without a tailnet.
+    pub name: String,
+}
+
+/// Why the program could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The state folder cannot be used.
+    #[error("the state folder {folder}: {source}")]
+    State {
+        /// Which folder.
+        folder: String,
+        /// What is wrong with it.
+        source: std::io::Error,
+    },
+    /// Another tailherd uses the state folder.
+    #[error("another tailherd runs with the state folder {0} (tailherd status)")]
+    Running(String),
+    /// No apps listener could be opened.
+    #[error("no address in `listen` could be opened: {0}")]
+    Listen(String),
+    /// Two metrics of one name: a defect of the program.
+    #[error("metrics: {0}")]
+    Metrics(#[from] prometheus::Error),
+    /// Signals cannot be received.
+    #[error("signals: {0}")]
+    Signals(std::io::Error),
+}
+
+/// The running program. Dropping it stops everything at once; [`App::stop`] lets requests end.
+pub struct App {
+    proxy: Arc<Proxy>,
+    directory: Arc<Directory>,
+    discovery: Discovery,
+    doors: Arc<Doors>,
+    connections: Arc<Connections>,
+    config: watch::Sender<Arc<Config>>,
+    settings: Arc<ArcSwap<proxy::Settings>>,
+    gates: Arc<Gates>,
+    draining: watch::Sender<bool>,
+    drain: Duration,
+    tasks: Mutex<Vec<tokio::task::JoinHandle<()>>>,
+    _lock: Option<state::Lock>,
+}
+
+impl App {
+    /// Starts everything. Returns when the apps listeners are open; what the mesh has shows as
+    /// it is found.
+    pub async fn start(setup: Setup) -> Result<App, StartError> {
+        let Setup { config, sockets, timing, state, name } = setup;
+        let lock = state.as_deref().map(state::lock).transpose()?;
+        let clock = Clock::start();
+        let metrics = Metrics::new()?;
+        let events = Events::new();
+        let timing = Arc::new(timing);
+        let name = NodeName::from_dns(&name);
+        let config = Arc::new(config);
+        let (config_tx, config_rx) = watch::channel(Arc::clone(&config));
+
+        let (view_tx, view) = watch::channel(Arc::new(TailnetView::default()));
+        let (bell_tx, bell) = watch::channel(0_u64);
+        let nobody = Access::resolve(&config, &Tailnet::default());
+        let (access_tx, access) = watch::channel(Arc::new(nobody));
+        let localapi = localapi::Current::default();
+        let connector = Connector::new(view.clone(), Arc::clone(&localapi), Timing::clone(&timing));
+        let pool = Pool::new(connector, clock, &timing);
+
+        let directory = Directory::start(
+            DirectoryConfig {
+                settings: reload::directory_settings(&config, &timing),
+                this: Identity::lone(name.clone()),
+                state: state.clone(),
+                save: timing.save,
+            },
+            clock,
+        );
+        let discovery = discover::start(discover::Setup {
+            config: config_rx.clone(),
+            timing: Timing::clone(&timing),
+            clock,
+            directory: Arc::clone(&directory),
+            metrics: Arc::clone(&metrics),
+            events: Arc::clone(&events),
+            state: state.clone(),
+            name,
+            localapi: Arc::clone(&localapi),
+            view: view_tx,
+            bell: bell_tx,
+            access: access_tx,
+        });
+
+        let gates_config = GatesConfig {
+            queue: config.limits.queue,
+            num_parallel: std::env::var("OLLAMA_NUM_PARALLEL").ok().and_then(|n| n.parse().ok()),
+        };
+        let loads = pool.clone();
+        let gates = Gates::new(gates_config, clock, Arc::clone(&metrics), move |endpoint| {
+            Arc::new(OllamaLoader::new(loads.clone(), clock, endpoint))
+        });
+
+        let settings = Arc::new(ArcSwap::from_pointee(proxy::Settings::new(Arc::clone(&config))));
+        let own = Arc::new(ArcSwap::from_pointee(proxy::Own::default()));
+        let proxy = Proxy::new(proxy::Parts {
+            directory: Arc::clone(&directory),
+            pool: pool.clone(),
+            gates: Arc::clone(&gates),
+            metrics: Arc::clone(&metrics),
+            events: Arc::clone(&events),
+            clock,
+            timing: Arc::clone(&timing),
+            settings: Arc::clone(&settings),
+            access: access.clone(),
+            own: Arc::clone(&own),
+        });
+
+        let instance: Arc<str> = format!("{:032x}", rand::random::<u128>()).into();
+        let admin = Admin::new(admin::Parts {
+            directory: Arc::clone(&directory),
+            metrics: Arc::clone(&metrics),
+            events: Arc::clone(&events),
+            clock,
+            config: config_rx.clone(),
+        });
+        let mesh =
+            Arc::new(Mesh { directory: Arc::clone(&directory), instance: Arc::clone(&instance) });
+        let router = Router { proxy: Arc::clone(&proxy), mesh, admin: Arc::clone(&admin), access };
+
+        let (draining, drained) = watch::channel(false);
+        let connections = Connections::new(config.limits.connections, Arc::clone(&timing), drained);
+        let callers = Callers::new(
+            view.clone(),
+            localapi,
+            config.tailnet.clone(),
+            sockets.clone(),
+            clock,
+            Timing::clone(&timing),
+            bell,
+        );
+        callers.look_up_users(config.names_users());
+        let doors = Doors::new(sockets.clone(), callers, Arc::clone(&connections), router, admin);
+        doors.open_apps(&config).await?;
+        doors.open_admin(config.admin_listen);
+        let ports = config.tailnet.ports.clone();
+        doors.open_mesh(MeshListeners::follow(view.clone(), ports, sockets, &timing));
+
+        let tasks = vec![
+            tokio::spawn(names(view, own)),
+            tokio::spawn(preload::keep(
+                config_rx.clone(),
+                Arc::clone(&directory),
+                Arc::clone(&gates),
+            )),
+        ];
+        Ok(App {
+            proxy,
+            directory,
+            discovery,
+            doors,
+            connections,
+            config: config_tx,
+            settings,
+            gates,
+            draining,
+            drain: timing.drain,
+            tasks: Mutex::new(tasks),
+            _lock: lock,
+        })
+    }
+
+    /// Where programs on this machine reach us: the first apps listener.
+    pub fn apps(&self) -> Option<SocketAddr> {
+        self.doors.bound(ListenerKind::Apps).first().copied()
+    }
+
+    /// Where metrics and status are.
+    pub fn admin(&self) -> Option<SocketAddr> {
+        self.doors.bound(ListenerKind::Admin).first().copied()
+    }
+
+    /// What is known of the mesh.
+    pub fn directory(&self) -> &Arc<Directory> {
+        &self.directory
+    }
+
+    /// Lets prompts go to a node that waits for it.
+    pub async fn accept(&self, name: &str) -> Result<NodeName, discover::AcceptError> {
+        self.discovery.accept(name).await
+    }
+
+    /// Requests that are being answered.
+    pub fn running(&self) -> u32 {
+        self.proxy.running()
+    }
+
+    /// What a person who starts the program wants to read.
+    pub fn greeting(&self) -> Vec<String> {
+        self.doors.greeting()
+    }
+
+    /// Stops: no new connection, running requests end, at most for the time of `drain`.
+    pub async fn stop(&self) {
+        self.doors.close();
+        self.draining.send_replace(true);
+        let deadline = tokio::time::Instant::now() + self.drain;
+        while self.connections.open() > 0 && tokio::time::Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+impl Drop for App {
+    fn drop(&mut self) {
+        self.doors.close();
+        for task in self.tasks.lock().drain(..) {
+            task.abort();
+        }
+    }
+}
+
+/// Keeps the names by which this machine may be called in `Host`.
+async fn names(mut view: watch::Receiver<Arc<TailnetView>>, own: Arc<ArcSwap<proxy::Own>>) {
+    loop {
+        let mut now = proxy::Own::default();
+        now.names.extend(state::host_name());
+        if let Ok(interfaces) = if_addrs::get_if_addrs() {
+            now.addrs.extend(interfaces.iter().map(if_addrs::Interface::ip));
+        }
+        if let Some(me) = &view.borrow_and_update().me {
+            now.names.push(me.name.to_string());
+            now.names.push(me.dns.clone());
+            now.addrs.extend(&me.addrs);
+        }
+        own.store(Arc::new(now));
+        // Addresses come and go without the tailnet knowing.
+        let again = tokio::time::sleep(Duration::from_secs(30));
+        tokio::select! {
+            changed = view.changed() => if changed.is_err() { return },
+            () = again => {}
+        }
+    }
+}

@@ -336,3 +336,11 @@ pub struct Log {
     /// One JSON object a line.
     pub json: bool,
 }
+
+impl Config {
+    /// Whether a rule names users of this machine (`uid:N`).
+    pub fn names_users(&self) -> bool {
+        let rules = self.access.iter().flatten();
+        rules.flat_map(|rule| &rule.from).any(|who| matches!(who, Who::Uid(_)))
+    }
+}

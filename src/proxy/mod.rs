@@ -1,1 +1,348 @@
-//! TODO-MODULE-DOC
+//! The data side: from a request on a listener to the last byte of its answer.
+//!
+//! ```text
+//! Accepted{door} -> Caller -> Asked{route, wishes} -> Peeked + Held{frames, rest}
+//!   -> Plan{offers} -> Attempt{ticket} -> Relay{ending, finish} -> metrics, cells
+//! ```
+//!
+//! One small file per step, in that order: [`asked`] (head, Host, Origin), [`question`]
+//! (body, model), [`plan`] (offers), [`serve`] (choice and attempts), [`attempt`] (one try),
+//! [`relay`] (the answer), [`finish`] (what is counted). [`gather`] answers what the
+//! directory knows by itself, [`local`] what belongs to this node, [`error`] builds every
+//! error answer. It reads snapshots and cells; it never changes the directory.
+
+mod ask;
+mod asked;
+mod attempt;
+mod error;
+mod finish;
+mod gather;
+mod local;
+mod plan;
+mod question;
+mod relay;
+mod replay;
+mod serve;
+mod stack;
+mod wishes;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+
+use arc_swap::ArcSwap;
+use http::{HeaderValue, Request, Response};
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use crate::api::route::{Class, Need};
+use crate::api::{self, browser};
+use crate::config::Config;
+use crate::directory::Directory;
+use crate::gate::Gates;
+use crate::net::{Body, Pool};
+use crate::telemetry::events::Finished;
+use crate::telemetry::{Clock, Events, Metrics, RequestMeter};
+use crate::trust::{Access, Limits};
+use crate::types::{Caller, EngineKind, ListenerKind, ModelKey, Outcome, Timing, Verb, Verbs};
+
+pub use asked::{Door, Own, Settings};
+pub use stack::{Service, Who, service};
+
+use asked::Asked;
+use error::Failure;
+use replay::Memory;
+
+/// What the data side needs, shared by all requests.
+pub struct Proxy {
+    /// The picture of the mesh.
+    pub directory: Arc<Directory>,
+    /// Connections to engines and peers.
+    pub pool: Pool,
+    /// The turnstiles of this node's engines.
+    pub gates: Arc<Gates>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// What is remembered of the last requests.
+    pub events: Arc<Events>,
+    /// The time.
+    pub clock: Clock,
+    /// All waits.
+    pub timing: Arc<Timing>,
+    /// The configuration in force.
+    pub settings: Arc<ArcSwap<Settings>>,
+    /// Who may use this node.
+    pub access: watch::Receiver<Arc<Access>>,
+    /// Names and addresses by which this machine may be called in `Host`.
+    pub own: Arc<ArcSwap<Own>>,
+    memory: Arc<Memory>,
+    running: AtomicU32,
+    serial: AtomicU64,
+    retries: Mutex<Budget>,
+}
+
+/// What [`Proxy::new`] is made from.
+pub struct Parts {
+    /// The picture of the mesh.
+    pub directory: Arc<Directory>,
+    /// Connections to engines and peers.
+    pub pool: Pool,
+    /// The turnstiles of this node's engines.
+    pub gates: Arc<Gates>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// What is remembered of the last requests.
+    pub events: Arc<Events>,
+    /// The time.
+    pub clock: Clock,
+    /// All waits.
+    pub timing: Arc<Timing>,
+    /// The configuration in force.
+    pub settings: Arc<ArcSwap<Settings>>,
+    /// Who may use this node.
+    pub access: watch::Receiver<Arc<Access>>,
+    /// Names and addresses by which this machine may be called in `Host`.
+    pub own: Arc<ArcSwap<Own>>,
+}
+
+impl Proxy {
+    /// Puts the parts together.
+    pub fn new(parts: Parts) -> Arc<Proxy> {
+        let Parts { directory, pool, gates, metrics, events, clock, timing, settings, access, own } =
+            parts;
+        let memory = Memory::new(settings.load().config.limits.replay_total);
+        Arc::new(Proxy {
+            directory,
+            pool,
+            gates,
+            metrics,
+            events,
+            clock,
+            timing,
+            settings,
+            access,
+            own,
+            memory,
+            running: AtomicU32::new(0),
+            serial: AtomicU64::new(0),
+            retries: Mutex::new(Budget::default()),
+        })
+    }
+
+    /// Requests that are being answered now.
+    pub fn running(&self) -> u32 {
+        self.running.load(Relaxed)
+    }
+
+    /// Answers one request. Never fails: what goes wrong becomes an answer.
+    async fn answer(
+        self: Arc<Self>,
+        door: Door,
+        caller: Arc<Caller>,
+        request_id: String,
+        request: Request<Body>,
+    ) -> Response<Body> {
+        let settings = self.settings.load_full();
+        let (head, body) = request.into_parts();
+        if let Err(failure) = asked::admit(&door, &head, &settings, &self.own.load()) {
+            let api = api::route::classify(&head.method, head.uri.path()).api;
+            self.note_refused(door.kind, &failure);
+            return self.finish_head(failure.answer(api, &request_id), &request_id);
+        }
+        let origin = head.headers.clone();
+        // Whoever is not a program of this machine is under the mesh's rules, by whichever
+        // door it came: in userspace mode tailscaled forwards every port to loopback.
+        let apps = door.kind == ListenerKind::Apps && caller.is_local();
+        let mesh_rule = (!apps).then(|| self.access.borrow().of(&caller));
+        let asked = asked::read_head(caller, mesh_rule, head, request_id);
+        let (api, op, mesh) = (asked.api(), asked.route.op, asked.is_mesh());
+        let request_id = asked.request_id.clone();
+        let arrived = self.clock.now();
+        let mut response = match self.route(&settings, asked, body).await {
+            Ok(response) => response,
+            Err(failure) => {
+                self.note_refused(door.kind, &failure);
+                tracing::info!(
+                    status = failure.status.as_u16(), blame = ?failure.blame,
+                    api = api.label(), op = op.label(), "answered with an error",
+                );
+                if !mesh && !failure.counted {
+                    let took = self.clock.now().since(arrived);
+                    self.metrics.request(api, op, "", "").finish(failure.outcome(), took);
+                }
+                failure.answer(api, &request_id)
+            }
+        };
+        browser::cors(&origin, &settings.origins, response.headers_mut());
+        self.finish_head(response, &request_id)
+    }
+
+    async fn route(
+        self: &Arc<Self>,
+        settings: &Settings,
+        asked: Asked,
+        body: Body,
+    ) -> Result<Response<Body>, Failure> {
+        let config = &settings.config;
+        if let Some(answer) = gather::fixed(&asked) {
+            return Ok(answer);
+        }
+        if let Some(rule) = &asked.mesh_rule
+            && rule.verbs() == Verbs::NONE
+        {
+            return Err(Failure::refused("access", rule.why_not(Verb::List, None)));
+        }
+        match asked.route.class {
+            Class::Here => gather::here(self, settings, &asked),
+            Class::Union => gather::union(self, &asked),
+            Class::ThisNode => local::this_node(self, config, &asked, body).await,
+            Class::Routed | Class::UnknownPost => {
+                question::routed(self, config, &asked, body).await
+            }
+            // `gather::fixed` has answered all others.
+            _ => Err(Failure::not_found("404 page not found")),
+        }
+    }
+
+    /// What stands on every answer: its id, who answered, and that its type is what it says.
+    fn finish_head(&self, mut response: Response<Body>, request_id: &str) -> Response<Body> {
+        let headers = response.headers_mut();
+        if let Ok(id) = HeaderValue::from_str(request_id) {
+            headers.insert("x-request-id", id);
+        }
+        headers.insert("x-content-type-options", HeaderValue::from_static("nosniff"));
+        if !headers.contains_key("x-tailherd-served-by") {
+            let name = self.directory.load().this().map(|n| n.name.to_string());
+            serve::served_by(&mut response, &name.unwrap_or_default(), 0);
+        }
+        response
+    }
+
+    fn note_refused(&self, door: ListenerKind, failure: &Failure) {
+        if let Some(why) = failure.refused {
+            self.metrics.refused(door, why);
+        }
+    }
+
+    /// A place among the requests that run at once, or an answer that says how many those are.
+    fn enter(self: &Arc<Self>, config: &Config) -> Result<Running, Failure> {
+        let most = config.limits.inflight;
+        if self.running.fetch_add(1, Relaxed) >= most {
+            self.running.fetch_sub(1, Relaxed);
+            let mut failure = Failure::exhausted(format!(
+                "{most} requests are running on this node (limits.inflight)"
+            ));
+            failure.retry_after = Some(std::time::Duration::from_secs(1));
+            return Err(failure);
+        }
+        Ok(Running(Arc::clone(self)))
+    }
+
+    /// The meter of a request that entered the mesh here; sums over nodes stay true because
+    /// nobody else counts it.
+    fn meter(&self, asked: &Asked, model: &str, peer: &str) -> Option<RequestMeter> {
+        (!asked.is_mesh())
+            .then(|| self.metrics.request(asked.route.api, asked.route.op, model, peer))
+    }
+
+    /// A line for `/status`, to be filled in as the request goes.
+    fn line(&self, asked: &Asked, model: &str) -> Finished {
+        Finished {
+            seq: 0,
+            at: std::time::SystemTime::now(),
+            caller: asked.caller.label().into(),
+            api: asked.route.api,
+            op: asked.route.op,
+            model: model.into(),
+            node: "".into(),
+            wait_ms: None,
+            ttft_ms: None,
+            took_ms: 0,
+            tokens: None,
+            attempts: 0,
+            outcome: Outcome::Done,
+        }
+    }
+
+    fn next_attempt_id(&self) -> String {
+        // Unique among nodes and restarts: 64 random bits and a counter.
+        let serial = self.serial.fetch_add(1, Relaxed);
+        format!("{:016x}{serial:016x}", rand::random::<u64>())
+    }
+}
+
+/// One running request, until dropped.
+struct Running(Arc<Proxy>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.running.fetch_sub(1, Relaxed);
+    }
+}
+
+/// Further tries that may have used an engine: a fifth of the requests, with a burst of ten.
+/// More than that, and trying again is the load that keeps a sick mesh sick.
+#[derive(Debug)]
+struct Budget {
+    tokens: f64,
+}
+
+impl Default for Budget {
+    fn default() -> Self {
+        Budget { tokens: Budget::BURST }
+    }
+}
+
+impl Budget {
+    const BURST: f64 = 10.0;
+    const SHARE: f64 = 0.2;
+
+    fn request(&mut self) {
+        self.tokens = (self.tokens + Budget::SHARE).min(Budget::BURST);
+    }
+
+    fn spend(&mut self) -> bool {
+        let may = self.tokens >= 1.0;
+        if may {
+            self.tokens -= 1.0;
+        }
+        may
+    }
+}
+
+/// Whether the caller may do this to that model: `Ok(None)` for programs on this machine, the
+/// limits of its rule for others. An unload needs the verb `load`.
+fn may(asked: &Asked, model: Option<&ModelKey>, unload: bool) -> Result<Option<Limits>, Failure> {
+    let Some(granted) = &asked.mesh_rule else { return Ok(None) };
+    let verb = match asked.route.need(EngineKind::Ollama) {
+        Need::Verb(_) if unload => Verb::Load,
+        Need::Verb(verb) => verb,
+        Need::Own if granted.is_own() => Verb::Infer,
+        Need::Own | Need::Local | Need::Never => {
+            return Err(Failure::not_found(api::error::NOT_FOUND));
+        }
+    };
+    let limits = match model {
+        Some(key) => granted.may(verb, key),
+        None => granted.may_all(verb),
+    };
+    match limits {
+        Some(limits) => Ok(Some(limits)),
+        None => Err(Failure::refused("access", granted.why_not(verb, model))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn further_tries_are_a_fifth_of_the_requests() {
+        let mut budget = Budget::default();
+        let burst = (0..20).filter(|_| budget.spend()).count();
+        assert_eq!(burst, 10);
+        for _ in 0..10 {
+            budget.request();
+        }
+        assert_eq!((0..5).filter(|_| budget.spend()).count(), 2);
+    }
+}

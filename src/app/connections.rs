@@ -1,0 +1,105 @@
+//! Connections: from an accepted stream to a served one.
+//!
+//! HTTP/1.1 only. Heads are bounded in size and time; a connection ends with its client or,
+//! on a drain, after the request it is serving.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::watch;
+use tower::Service;
+
+use crate::net::Body;
+use crate::types::Timing;
+
+/// Largest request head.
+const HEAD_BYTES: usize = 32 * 1024;
+/// Most header fields.
+const HEAD_FIELDS: usize = 100;
+/// Most bytes read at once, which is what a held frame of a body weighs at most.
+const BUFFER: usize = 256 * 1024;
+
+/// The open connections of all listeners.
+pub(super) struct Connections {
+    open: AtomicU32,
+    most: u32,
+    timing: Arc<Timing>,
+    draining: watch::Receiver<bool>,
+}
+
+impl Connections {
+    pub(super) fn new(
+        most: u32,
+        timing: Arc<Timing>,
+        draining: watch::Receiver<bool>,
+    ) -> Arc<Connections> {
+        Arc::new(Connections { open: AtomicU32::new(0), most, timing, draining })
+    }
+
+    /// How many are open.
+    pub(super) fn open(&self) -> u32 {
+        self.open.load(Relaxed)
+    }
+
+    /// Serves one connection in a task of its own. Over the limit it is closed at once: a
+    /// full house must not make those inside wait.
+    pub(super) fn serve<I, S, F>(self: &Arc<Self>, io: I, service: S)
+    where
+        I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible, Future = F>
+            + Clone
+            + Send
+            + 'static,
+        F: Future<Output = Result<Response<Body>, Infallible>> + Send + 'static,
+    {
+        if self.open.fetch_add(1, Relaxed) >= self.most {
+            self.open.fetch_sub(1, Relaxed);
+            tracing::warn!(most = self.most, "a connection was closed: limits.connections");
+            return;
+        }
+        let place = Place(Arc::clone(self));
+        let mut draining = self.draining.clone();
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(self.timing.head)
+            .max_headers(HEAD_FIELDS)
+            .max_header_size(HEAD_BYTES)
+            .max_buf_size(BUFFER)
+            .serve_connection(TokioIo::new(io), TowerToHyperService::new(service));
+        tokio::spawn(async move {
+            let _place = place;
+            tokio::pin!(connection);
+            let mut told = false;
+            loop {
+                tokio::select! {
+                    ended = connection.as_mut() => {
+                        if let Err(error) = ended {
+                            tracing::debug!(%error, "a connection ended badly");
+                        }
+                        return;
+                    }
+                    _ = draining.wait_for(|draining| *draining), if !told => {
+                        told = true;
+                        connection.as_mut().graceful_shutdown();
+                    }
+                }
+            }
+        });
+    }
+}
+
+struct Place(Arc<Connections>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Relaxed);
+    }
+}

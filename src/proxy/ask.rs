@@ -1,0 +1,182 @@
+//! A request ready to be sent, as often as it takes.
+//!
+//! In flow an [`Asked`] head, its peeked body and the plan; out flows one upstream request
+//! per attempt, each with the same body, headers cut for where it goes, and the model spelt
+//! as that engine knows it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, HOST, HeaderValue};
+use http::{HeaderMap, Request, Uri};
+
+use crate::api::headers::{self, Target};
+use crate::api::peek::{self, KeepAlive, Peeked};
+use crate::directory::Offer;
+use crate::gate;
+use crate::net::Body;
+use crate::types::{Dial, EngineKind, NodeKind, RequestedModel};
+
+use super::asked::Asked;
+use super::replay::Held;
+
+/// A request and everything its attempts need.
+pub(crate) struct Ask<'a> {
+    pub(crate) asked: &'a Asked,
+    pub(crate) model: &'a RequestedModel,
+    pub(crate) peeked: &'a Peeked,
+    pub(crate) held: &'a Held,
+    /// Whether an alias stood for the model.
+    pub(crate) aliased: bool,
+    /// An empty prompt with `keep_alive: 0`.
+    pub(crate) unload: bool,
+    /// Whether the body was decoded here and goes on as identity.
+    pub(crate) decoded: bool,
+    /// `keep_alive` cut to what this node allows, as JSON text.
+    pub(crate) keep_alive: Option<String>,
+    pub(crate) attempt_id: &'a str,
+    pub(crate) max_inflight: Option<u32>,
+    pub(crate) may_load: bool,
+}
+
+impl Ask<'_> {
+    /// How `offer`'s engine has to be asked for the model; `None` = as the caller spelt it.
+    pub(crate) fn spelling(&self, offer: &Offer) -> Option<Arc<str>> {
+        // Other engines than Ollama compare names byte by byte.
+        let literal =
+            offer.endpoint.kind != EngineKind::Ollama && offer.node.kind != NodeKind::Rich;
+        let wanted = if self.aliased || literal { &offer.name } else { &self.model.bare };
+        (**wanted != *self.model.spelling).then(|| Arc::clone(wanted))
+    }
+
+    /// The upstream request for one attempt at `offer`.
+    pub(crate) fn request(&self, offer: &Offer, dial: &Dial, target: Target) -> Request<Body> {
+        let prefix = match target {
+            Target::Engine => offer.endpoint.prefix.clone(),
+            Target::Bare => offer.node.paths.first().map(|p| p.prefix.clone()).unwrap_or_default(),
+            _ => Arc::from(""),
+        };
+        let mut request = Request::new(self.body(offer));
+        *request.method_mut() = self.asked.head.method.clone();
+        *request.uri_mut() = upstream_uri(self.asked, &prefix, self.spelling(offer).as_deref());
+        *request.headers_mut() = self.headers(dial, target);
+        request
+    }
+
+    fn headers(&self, dial: &Dial, target: Target) -> HeaderMap {
+        let mut headers = self.asked.head.headers.clone();
+        headers::request(&mut headers, target);
+        // hyper says the length of the body that really leaves.
+        headers.remove(CONTENT_LENGTH);
+        if self.decoded {
+            headers.remove(CONTENT_ENCODING);
+        }
+        headers.insert(HOST, host_of(dial));
+        let mut set = |name: &'static str, value: &str| {
+            if let Ok(value) = HeaderValue::from_str(value) {
+                headers.insert(name, value);
+            }
+        };
+        set("x-request-id", &self.asked.request_id);
+        if target == Target::Mesh {
+            set("x-tailherd-hop", "1");
+            set("x-tailherd-attempt", self.attempt_id);
+            if let Some(session) = &self.asked.wishes.session {
+                set("x-tailherd-session", session);
+            }
+            if self.asked.wishes.priority == Some(crate::types::Class::Batch) {
+                set("x-tailherd-priority", "batch");
+            }
+        }
+        headers
+    }
+
+    fn body(&self, offer: &Offer) -> Body {
+        let mut edits = Vec::new();
+        if let Some(name) = self.spelling(offer)
+            && let Some(field) = self.peeked.wanted()
+        {
+            edits.push((field.range.clone(), peek::quote(&name)));
+        }
+        if let (Some(text), Some(field)) = (&self.keep_alive, &self.peeked.keep_alive) {
+            edits.push((field.range.clone(), Bytes::from(text.clone())));
+        }
+        if edits.is_empty() {
+            return self.held.attempt(Vec::new(), 0);
+        }
+        let frames = self.held.frames();
+        let skip = frames.len();
+        self.held.attempt(peek::rewrite_all(&frames, &edits), skip)
+    }
+
+    /// What the gate has to know.
+    pub(crate) fn at_gate(&self, offer: &Offer) -> gate::Ask {
+        gate::Ask {
+            model: offer.key.clone(),
+            name: offer.name.clone(),
+            weights: offer.weights.clone(),
+            size: offer.size,
+            capabilities: offer.capabilities,
+            cell: offer.cell.clone(),
+            load_key: self.peeked.load_key(self.asked.route.api),
+            class: self.asked.class(),
+            principal: self.asked.caller.label().into(),
+            keep_alive: self.keep_alive.clone().or_else(|| self.said_keep_alive()),
+            predicted: self.predicted(offer),
+            wait_budget: self.asked.wishes.wait_budget,
+            max_inflight: self.max_inflight,
+            may_load: self.may_load,
+        }
+    }
+
+    /// The caller's own `keep_alive`, as JSON text: a load has to carry it, since it sticks.
+    fn said_keep_alive(&self) -> Option<String> {
+        match self.peeked.keep_alive.as_ref()?.value {
+            KeepAlive::Forever => Some("-1".to_owned()),
+            KeepAlive::For(d) => Some(format!("\"{}ms\"", d.as_millis())),
+            KeepAlive::Invalid => None,
+        }
+    }
+
+    /// Most tokens of the answer, if the request says.
+    pub(crate) fn most_tokens(&self) -> Option<u64> {
+        let at = self.peeked.predict(self.asked.route.api)?;
+        u64::try_from(at.value).ok()
+    }
+
+    /// How long the engine itself will take, from what it did before.
+    fn predicted(&self, offer: &Offer) -> Duration {
+        let or = |value: f64, prior: f64| if value > 0.0 { value } else { prior };
+        let cell = &offer.cell;
+        let mut tokens = or(cell.out_tokens.get(), 200.0);
+        if let Some(most) = self.most_tokens() {
+            tokens = tokens.min(most as f64);
+        }
+        let prompt = self.held.read() as f64 / 4.0;
+        let seconds = prompt / or(cell.prefill.get(), 300.0) + tokens / or(cell.decode.get(), 25.0);
+        Duration::from_secs_f64(seconds.clamp(0.0, 3600.0))
+    }
+}
+
+/// What `Host` says toward an upstream. Ollama on loopback refuses names it does not know.
+pub(crate) fn host_of(dial: &Dial) -> HeaderValue {
+    let text = match dial {
+        Dial::Loopback(addr) => format!("localhost:{}", addr.port()),
+        Dial::Tailnet(addr) => addr.to_string(),
+        Dial::Configured { host, port, .. } => format!("{host}:{port}"),
+    };
+    HeaderValue::from_str(&text).unwrap_or(HeaderValue::from_static("localhost"))
+}
+
+fn upstream_uri(asked: &Asked, prefix: &str, spelling: Option<&str>) -> Uri {
+    let mut path = match (&asked.route.path_model, spelling) {
+        (Some(_), Some(name)) => format!("{prefix}/v1/models/{name}"),
+        _ => format!("{prefix}{}", asked.route.upstream),
+    };
+    if let Some(query) = asked.head.uri.query() {
+        path.push('?');
+        path.push_str(query);
+    }
+    path.parse().unwrap_or_else(|_| Uri::from_static("/"))
+}

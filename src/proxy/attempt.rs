@@ -1,0 +1,392 @@
+//! One try: a request goes to one offer, and either an answer begins or it is known why not.
+//!
+//! In flow an offer and a body that can be sent again; out flows an accepted answer (its
+//! first body byte is here) or a [`Fail`] that says whose fault it is, whether another node
+//! may be asked, and whether an engine may have been used. A slow node is never a failed one:
+//! there is no limit on the time to the first byte, only a vigil that its node shows life.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body_util::BodyExt;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use crate::api;
+use crate::api::headers::{self, Target};
+use crate::directory::{Look, Offer, PathCell};
+use crate::gate;
+use crate::net::{Body, ConnectError, Lease, PooledBody};
+use crate::types::{Dial, NodeId, NodeKind, Op};
+
+use super::Proxy;
+use super::ask::Ask;
+use super::finish::Inflight;
+
+/// Longest upstream error body that is read.
+const ERROR_BODY: usize = 64 * 1024;
+
+/// An answer whose first byte has arrived.
+pub(crate) struct Accepted {
+    pub(crate) head: http::response::Parts,
+    pub(crate) first: Option<Bytes>,
+    pub(crate) body: PooledBody,
+    pub(crate) inflight: Inflight,
+    pub(crate) ticket: Option<gate::Ticket>,
+    pub(crate) path: Option<Arc<PathCell>>,
+    pub(crate) started: crate::types::Moment,
+    pub(crate) waited: Duration,
+}
+
+/// Why a try ended before the first byte. The label of `tailherd_attempts_total`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reason {
+    /// The connection could not be made.
+    Connect,
+    /// The connection is not there yet although the path answered lately.
+    SlowConnect,
+    /// The node shows no life.
+    Silent,
+    /// The connection broke before an answer began.
+    Reset,
+    /// 503 or 429.
+    Busy,
+    /// Another 5xx.
+    Engine,
+    /// 404 for the model.
+    NotFound,
+    /// 404 or 405 for the route.
+    Dialect,
+    /// A rule or a limit of that node.
+    Refused,
+    /// Our own gate's queue is full.
+    QueueFull,
+    /// The engine says that the request itself is wrong.
+    Rejected,
+    /// The answer may not be passed on (redirect, unknown content type).
+    BadAnswer,
+}
+
+impl Reason {
+    pub(crate) const fn label(self) -> &'static str {
+        match self {
+            Reason::Connect => "connect",
+            Reason::SlowConnect => "slow_connect",
+            Reason::Silent => "silent",
+            Reason::Reset => "reset",
+            Reason::Busy => "busy",
+            Reason::Engine => "engine",
+            Reason::NotFound => "not_found",
+            Reason::Dialect => "dialect",
+            Reason::Refused => "refused",
+            Reason::QueueFull => "queue_full",
+            Reason::Rejected => "rejected",
+            Reason::BadAnswer => "bad_answer",
+        }
+    }
+}
+
+/// A try that failed before the first byte.
+#[derive(Debug)]
+pub(crate) struct Fail {
+    pub(crate) reason: Reason,
+    /// The engine's own answer, to be passed on word for word if nobody else can do better.
+    pub(crate) answer: Option<(StatusCode, http::HeaderMap, Bytes)>,
+    /// For the log and for the list of what was tried.
+    pub(crate) text: String,
+    pub(crate) retry_after: Option<Duration>,
+}
+
+impl Fail {
+    pub(crate) fn new(reason: Reason, text: impl Into<String>) -> Fail {
+        Fail { reason, answer: None, text: text.into(), retry_after: None }
+    }
+
+    /// Whether the try may have made an engine work, and so counts against the budget.
+    pub(crate) fn used_engine(&self) -> bool {
+        matches!(self.reason, Reason::Reset | Reason::Engine | Reason::BadAnswer)
+    }
+}
+
+/// Asks one offer. `others` says whether another candidate is left: then a connect that is
+/// late on a path that answered lately gives way to it.
+pub(crate) async fn attempt(
+    px: &Proxy,
+    ask: &Ask<'_>,
+    offer: &Arc<Offer>,
+    others: bool,
+) -> Result<Accepted, Fail> {
+    let started = px.clock.now();
+    let inflight = Inflight::new(&offer.cell);
+    if offer.node.is_this() {
+        let ticket = enter_gate(px, ask, offer).await?;
+        let waited = px.clock.now().since(started);
+        let target = Target::Engine;
+        let dial = &offer.endpoint.dial;
+        let sent = send(px, ask, offer, &offer.node.id, dial, target, None);
+        let (head, first, body) = sent.await?;
+        return Ok(Accepted { head, first, body, inflight, ticket, path: None, started, waited });
+    }
+    let path = offer
+        .node
+        .best_path()
+        .or_else(|| offer.node.paths.first())
+        .ok_or_else(|| Fail::new(Reason::Connect, "no path"))?;
+    let target = if offer.node.kind == NodeKind::Rich { Target::Mesh } else { Target::Bare };
+    let lately = path.cell.ok_within(px.timing.recently, px.clock.now());
+    let race = (others && lately).then(|| {
+        path.cell.rtt().map_or(px.timing.connect_race, |rtt| (rtt * 4).max(px.timing.connect_race))
+    });
+    let sent = send(px, ask, offer, &offer.node.id, &path.dial, target, race);
+    let result = tokio::select! {
+        biased;
+        result = sent => result,
+        () = vigil(px, offer, path) => {
+            px.directory.path_lost(&offer.node.id, &path.cell);
+            Err(Fail::new(Reason::Silent, "no sign of life while the answer was awaited"))
+        }
+    };
+    match result {
+        Ok((head, first, body)) => {
+            path.cell.ok(px.clock.now(), None);
+            let path = Some(Arc::clone(&path.cell));
+            let waited = Duration::ZERO;
+            Ok(Accepted { head, first, body, inflight, ticket: None, path, started, waited })
+        }
+        Err(fail) => {
+            match fail.reason {
+                Reason::Connect => px.directory.path_lost(&offer.node.id, &path.cell),
+                Reason::Reset => px.directory.look_at(&offer.node.id, Look::Failed),
+                _ => {}
+            }
+            Err(fail)
+        }
+    }
+}
+
+/// Waits for a place at this node's engine.
+async fn enter_gate(
+    px: &Proxy,
+    ask: &Ask<'_>,
+    offer: &Arc<Offer>,
+) -> Result<Option<gate::Ticket>, Fail> {
+    if !ask.asked.route.op.is_inference() || ask.unload {
+        return Ok(None);
+    }
+    let gate = px.gates.of(&offer.endpoint);
+    match gate.enter(ask.at_gate(offer)).await {
+        Ok(ticket) => Ok(Some(ticket)),
+        Err(refusal) => Err(at_gate(ask, refusal)),
+    }
+}
+
+/// What a gate's refusal means for the request.
+fn at_gate(ask: &Ask<'_>, refusal: gate::Refusal) -> Fail {
+    let retry_after = Some(refusal.retry_after);
+    let (reason, answer, text) = match refusal.why {
+        // The load failed: the engine's own words, in the caller's dialect.
+        gate::Reason::Load(fail) => {
+            let status = fail.status.and_then(|s| StatusCode::from_u16(s).ok());
+            let answer = status.map(|status| {
+                let asked = ask.asked;
+                let (kind, body) =
+                    api::error::body(asked.api(), status, &fail.text, &asked.request_id);
+                let mut headers = http::HeaderMap::new();
+                headers.insert(http::header::CONTENT_TYPE, kind);
+                (status, headers, body)
+            });
+            let reason = match status {
+                Some(StatusCode::NOT_FOUND) => Reason::NotFound,
+                Some(StatusCode::SERVICE_UNAVAILABLE) => Reason::Busy,
+                Some(status) if status.is_client_error() => Reason::Rejected,
+                Some(_) => Reason::Engine,
+                None => Reason::Reset,
+            };
+            (reason, answer, fail.text)
+        }
+        gate::Reason::NotLoaded => (Reason::Refused, None, "the model is not loaded there".into()),
+        gate::Reason::Full | gate::Reason::Wait => {
+            (Reason::QueueFull, None, "its queue is full".into())
+        }
+    };
+    Fail { reason, answer, text, retry_after }
+}
+
+type Sent = (http::response::Parts, Option<Bytes>, PooledBody);
+
+/// Connects, sends, and waits for the first byte of the answer's body.
+async fn send(
+    px: &Proxy,
+    ask: &Ask<'_>,
+    offer: &Offer,
+    node: &NodeId,
+    dial: &Dial,
+    target: Target,
+    race: Option<Duration>,
+) -> Result<Sent, Fail> {
+    let mut reused_before = false;
+    loop {
+        let lease = connect(px, node, dial, race).await?;
+        let reused = lease.reused;
+        let request = ask.request(offer, dial, target);
+        let response = match lease.send(request).await {
+            Ok(response) => response,
+            // An idle connection that the other side had closed: nothing was lost, and a
+            // fresh one is worth the same try.
+            Err(error) if reused && !reused_before && (!error.sent || ask.held.replayable()) => {
+                reused_before = true;
+                continue;
+            }
+            Err(error) => return Err(Fail::new(Reason::Reset, error.to_string())),
+        };
+        return accept(px, ask, response).await;
+    }
+}
+
+async fn connect(
+    px: &Proxy,
+    node: &NodeId,
+    dial: &Dial,
+    race: Option<Duration>,
+) -> Result<Lease, Fail> {
+    let acquire = px.pool.acquire(node, dial);
+    let refused = |error: ConnectError| Fail::new(Reason::Connect, error.to_string());
+    match race {
+        None => acquire.await.map_err(refused),
+        Some(limit) => match timeout(limit, acquire).await {
+            Ok(result) => result.map_err(refused),
+            Err(_) => Err(Fail::new(Reason::SlowConnect, "connecting takes long")),
+        },
+    }
+}
+
+/// Looks at an answer's head, and waits for its first byte.
+async fn accept(px: &Proxy, ask: &Ask<'_>, response: Response<PooledBody>) -> Result<Sent, Fail> {
+    let (mut head, mut body) = response.into_parts();
+    if let Some(reason) = bad_status(&head, ask.asked.route.op) {
+        let bytes = bounded(&mut body).await;
+        let reason = match reason {
+            // Ollama says 404 as JSON when it lacks the model, as text when it lacks the route.
+            Reason::NotFound if !is_json(&head) => Reason::Dialect,
+            reason => reason,
+        };
+        let text = format!("answered {}", head.status);
+        let retry_after = retry_after(&head.headers);
+        let status = head.status;
+        return match headers::response(status, &mut head.headers) {
+            Ok(()) => {
+                Err(Fail { reason, answer: Some((status, head.headers, bytes)), text, retry_after })
+            }
+            Err(_) => Err(Fail { reason, answer: None, text, retry_after }),
+        };
+    }
+    headers::response(head.status, &mut head.headers)
+        .map_err(|reject| Fail::new(Reason::BadAnswer, reject.to_string()))?;
+    let _ = px;
+    let first = loop {
+        match body.frame().await {
+            None => break None,
+            Some(Ok(frame)) => match frame.into_data() {
+                Ok(data) if data.is_empty() => continue,
+                Ok(data) => break Some(data),
+                Err(_) => continue,
+            },
+            Some(Err(error)) => return Err(Fail::new(Reason::Reset, error.to_string())),
+        }
+    };
+    Ok((head, first, body))
+}
+
+/// Statuses after which another node may do better.
+fn bad_status(head: &http::response::Parts, op: Op) -> Option<Reason> {
+    if head.headers.contains_key("x-tailherd-refused") {
+        return Some(Reason::Refused);
+    }
+    match head.status {
+        StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => Some(Reason::Busy),
+        status if status.is_server_error() => Some(Reason::Engine),
+        StatusCode::NOT_FOUND if op != Op::Blob => Some(Reason::NotFound),
+        StatusCode::METHOD_NOT_ALLOWED => Some(Reason::Dialect),
+        // Ollama refuses a foreign Host with an empty 403.
+        StatusCode::FORBIDDEN
+            if head.headers.get(http::header::CONTENT_LENGTH).is_some_and(|v| v == "0") =>
+        {
+            Some(Reason::Refused)
+        }
+        _ => None,
+    }
+}
+
+fn is_json(head: &http::response::Parts) -> bool {
+    head.headers
+        .get(http::header::CONTENT_TYPE)
+        .and_then(|v| v.to_str().ok())
+        .is_some_and(|v| v.starts_with("application/json"))
+}
+
+/// `Retry-After` in seconds; dates mean a rest of hours, which nobody here waits for.
+fn retry_after(headers: &http::HeaderMap) -> Option<Duration> {
+    let text = headers.get(http::header::RETRY_AFTER)?.to_str().ok()?;
+    text.trim().parse().ok().map(Duration::from_secs)
+}
+
+async fn bounded(body: &mut PooledBody) -> Bytes {
+    let mut all = Vec::new();
+    while let Some(Ok(frame)) = body.frame().await {
+        if let Ok(data) = frame.into_data() {
+            if all.len() + data.len() > ERROR_BODY {
+                break;
+            }
+            all.extend_from_slice(&data);
+        }
+    }
+    all.into()
+}
+
+/// Ends when the node has shown no life for [`crate::types::Timing::vigil_misses`] probes in
+/// a row, each on a connection of its own.
+async fn vigil(px: &Proxy, offer: &Offer, path: &crate::directory::Path) {
+    let mut misses = 0;
+    let mut next = Instant::now() + px.timing.vigil;
+    loop {
+        sleep_until(next).await;
+        next = Instant::now() + px.timing.vigil;
+        let limit = path.cell.rtt().map_or(px.timing.vigil, |rtt| (rtt * 4).max(px.timing.vigil));
+        let before = px.clock.now();
+        match timeout(limit, ping(px, offer, &path.dial)).await {
+            Ok(true) => {
+                misses = 0;
+                path.cell.ok(px.clock.now(), Some(px.clock.now().since(before)));
+            }
+            _ => {
+                misses += 1;
+                if misses >= px.timing.vigil_misses {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+async fn ping(px: &Proxy, offer: &Offer, dial: &Dial) -> bool {
+    let Ok(lease) = px.pool.acquire(&offer.node.id, dial).await else { return false };
+    let path = match offer.node.kind {
+        NodeKind::Rich => "/mesh/v1/ping".to_owned(),
+        NodeKind::This | NodeKind::Bare => format!("{}/", offer.endpoint.prefix),
+    };
+    let empty: Body = super::error::full(Bytes::new());
+    let request = Request::get(path)
+        .header(http::header::HOST, super::ask::host_of(dial))
+        .header("content-type", "application/vnd.tailherd+json")
+        .body(empty);
+    let Ok(request) = request else { return false };
+    match lease.send(request).await {
+        Ok(response) => {
+            let mut body = response.into_body();
+            while let Some(Ok(_)) = body.frame().await {}
+            true
+        }
+        Err(_) => false,
+    }
+}

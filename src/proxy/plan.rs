@@ -1,0 +1,233 @@
+//! From a name to the offers that may serve it.
+//!
+//! In flows what the request asks and who asks; out flows a [`Plan`]: the offers in which the
+//! choice is made, and how the model is to be spelt for them. What the caller may not use is
+//! not in the plan. Nothing here waits.
+
+use std::sync::Arc;
+
+use crate::config::Config;
+use crate::directory::{Node, Offer, Snapshot};
+use crate::trust::Limits;
+use crate::types::{
+    Api, EngineKind, ModelKey, Moment, NodeName, RequestedModel, Source, Verb, glob,
+};
+
+use super::asked::Asked;
+use super::error::Failure;
+use super::may;
+use super::wishes::Where;
+
+/// Who may serve a request.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    /// The offers among which the choice is made.
+    pub(crate) offers: Vec<Arc<Offer>>,
+    /// The node the caller named, if it named one: nobody else may answer.
+    pub(crate) pinned: Option<NodeName>,
+    /// Whether an alias stood for the model.
+    pub(crate) aliased: bool,
+    /// The limits the caller's rule sets, on the mesh listener.
+    pub(crate) limits: Option<Limits>,
+}
+
+/// What became of a name.
+#[derive(Debug)]
+pub(crate) enum Planned {
+    /// These may serve it.
+    Serve(Plan),
+    /// Nobody is known to have it; this node's Ollama is to say so (or to know better, right
+    /// after a pull).
+    AskLocal,
+}
+
+/// Finds who may serve `model`.
+pub(crate) fn plan(
+    snapshot: &Snapshot,
+    config: &Config,
+    asked: &Asked,
+    model: &RequestedModel,
+    unload: bool,
+    now: Moment,
+) -> Result<Planned, Failure> {
+    let pinned = pinned_node(snapshot, asked, model)?;
+    if asked.is_mesh() && pinned.as_ref().is_some_and(|node| !node.is_this()) {
+        // A request that arrived over the mesh reaches only this node's own engines.
+        return Err(unknown(asked, model));
+    }
+    // What a caller may not list is not to be told from a model that does not exist.
+    if let Some(granted) = &asked.mesh_rule
+        && granted.may(Verb::List, &model.key).is_none()
+        && granted.may(Verb::Infer, &model.key).is_none()
+    {
+        return Err(unknown(asked, model));
+    }
+    let limits = may(asked, Some(&model.key), unload)?;
+    if model.source == Source::Cloud {
+        if asked.is_mesh() {
+            return Err(unknown(asked, model));
+        }
+        if config.offline {
+            return Err(Failure::caller(
+                http::StatusCode::FORBIDDEN,
+                "ollama cloud is disabled: remote model is unavailable",
+            ));
+        }
+        return Ok(Planned::AskLocal);
+    }
+    let (key, aliased) = resolve(snapshot, config, asked, &model.key);
+    let Some(known) = snapshot.models.get(&key) else {
+        return missing(snapshot, asked, model, pinned.as_deref(), now);
+    };
+    let api = asked.route.api;
+    let allowed = |offer: &Arc<Offer>| {
+        // An unload without a pin means this node's memory, whoever else has the model.
+        (!(asked.is_mesh() || (unload && pinned.is_none())) || offer.node.is_this())
+            && (!offer.remote || (offer.node.is_this() && !asked.is_mesh() && !config.offline))
+            && speaks(offer, api)
+            && match asked.wishes.place {
+                Where::Anywhere | Where::Mesh => true,
+                Where::This => offer.node.is_this(),
+                Where::Mine => is_mine(snapshot, &offer.node),
+            }
+    };
+    let offers: Vec<Arc<Offer>> = match &pinned {
+        Some(node) => known
+            .offers
+            .iter()
+            .chain(&known.variants)
+            .filter(|o| o.node.id == node.id && allowed(o))
+            .cloned()
+            .collect(),
+        None => known.offers.iter().filter(|o| allowed(o)).cloned().collect(),
+    };
+    if offers.is_empty() {
+        return missing(snapshot, asked, model, pinned.as_deref(), now);
+    }
+    Ok(Planned::Serve(Plan { offers, pinned: pinned.map(|n| n.name.clone()), aliased, limits }))
+}
+
+/// The node a request is pinned to: by header, by `/node/NAME/`, or by `model@node`.
+pub(crate) fn pinned_node(
+    snapshot: &Snapshot,
+    asked: &Asked,
+    model: &RequestedModel,
+) -> Result<Option<Arc<Node>>, Failure> {
+    let named = model.node.clone().or_else(|| asked.named_node());
+    named.map(|name| find_node(snapshot, &name)).transpose()
+}
+
+/// The usable node of that name, or an answer that says why there is none.
+pub(crate) fn find_node(snapshot: &Snapshot, name: &NodeName) -> Result<Arc<Node>, Failure> {
+    if name.is_self()
+        && let Some(this) = snapshot.nodes.first()
+    {
+        return Ok(Arc::clone(this));
+    }
+    if let Some(node) = snapshot.nodes.iter().find(|n| n.name == *name) {
+        return Ok(Arc::clone(node));
+    }
+    match snapshot.unused.iter().find(|u| u.name == *name) {
+        Some(unused) => {
+            Err(Failure::not_found(format!("node '{name}' is not used: {}", unused.why)))
+        }
+        None => Err(Failure::not_found(format!("node '{name}' not found (tailherd status --all)"))),
+    }
+}
+
+/// The model a name means: itself if the mesh has it, else what an alias says.
+fn resolve(
+    snapshot: &Snapshot,
+    config: &Config,
+    asked: &Asked,
+    key: &ModelKey,
+) -> (ModelKey, bool) {
+    if asked.is_mesh() || snapshot.models.contains_key(key) {
+        return (key.clone(), false);
+    }
+    let short = key.short();
+    let plain = short.strip_suffix(":latest").unwrap_or(short);
+    config
+        .aliases
+        .iter()
+        .filter(|(pattern, _)| glob(pattern, short) || glob(pattern, plain))
+        .find_map(|(_, target)| {
+            let target = target.strip_prefix("ollama/").unwrap_or(target);
+            let target = ModelKey::parse(target).ok()?;
+            snapshot.models.contains_key(&target).then_some((target, true))
+        })
+        .unwrap_or_else(|| (key.clone(), false))
+}
+
+/// Nobody has it (any more): this node's Ollama says so in its own words if there is one.
+fn missing(
+    snapshot: &Snapshot,
+    asked: &Asked,
+    model: &RequestedModel,
+    pinned: Option<&Node>,
+    now: Moment,
+) -> Result<Planned, Failure> {
+    if asked.is_mesh() {
+        return Err(unknown(asked, model));
+    }
+    if let Some(node) = pinned.filter(|n| !n.is_this()) {
+        return Err(Failure::not_found(format!(
+            "model '{}' not found on {}",
+            model.bare, node.name
+        )));
+    }
+    if let Some(lost) = snapshot.lingering.get(&model.key) {
+        return Err(Failure::not_found(format!(
+            "model '{}' not found (last on {}, not reachable for {})",
+            model.bare,
+            lost.node,
+            age(lost.age(now))
+        )));
+    }
+    if local_ollama(snapshot).is_some() {
+        return Ok(Planned::AskLocal);
+    }
+    Err(unknown(asked, model))
+}
+
+/// `22 min`, `3 h`: as people say it.
+fn age(age: std::time::Duration) -> String {
+    match age.as_secs() {
+        s @ ..120 => format!("{s} s"),
+        s @ 120..7200 => format!("{} min", s / 60),
+        s => format!("{} h", s / 3600),
+    }
+}
+
+/// Ollama's own text for a model it does not have.
+pub(crate) fn unknown(asked: &Asked, model: &RequestedModel) -> Failure {
+    use crate::types::Op;
+    Failure::not_found(match asked.route.op {
+        Op::Show | Op::Model => format!("model '{}' not found", model.key.short()),
+        Op::Embed if asked.route.api == Api::Ollama => {
+            format!("model \"{}\" not found, try pulling it first", model.bare)
+        }
+        _ => format!("model '{}' not found", model.bare),
+    })
+}
+
+/// This node's Ollama, if it runs one.
+pub(crate) fn local_ollama(snapshot: &Snapshot) -> Option<&Arc<crate::directory::Endpoint>> {
+    let this = snapshot.nodes.first()?;
+    this.endpoints.iter().find(|e| e.kind == EngineKind::Ollama && e.up)
+}
+
+fn is_mine(snapshot: &Snapshot, node: &Node) -> bool {
+    if node.is_this() {
+        return true;
+    }
+    let mine = snapshot.nodes.first().and_then(|this| this.principal.as_ref());
+    match (mine, &node.principal) {
+        (Some(a), Some(b)) => a.same_owner(b),
+        _ => false,
+    }
+}
+
+fn speaks(offer: &Offer, api: Api) -> bool {
+    offer.endpoint.apis.has(api)
+}

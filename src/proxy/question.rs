@@ -1,0 +1,188 @@
+//! From a body to a question: which model, streamed or not, an unload or a load.
+//!
+//! In flow the [`Asked`] head and the client's body; the body is held and scanned as it
+//! comes, to its end or, if it is large, until the model is known. On the mesh listener it is
+//! always scanned to its end, and what Go would read differently from us is refused: what the
+//! rule checked is what the engine gets.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderMap, Response, StatusCode};
+use tokio::time::timeout;
+
+use crate::api::peek::{At, Peeked, Scanner};
+use crate::api::route::Class;
+use crate::config::Config;
+use crate::net::Body;
+use crate::types::{NameError, RequestedModel};
+
+use super::Proxy;
+use super::ask::Ask;
+use super::asked::Asked;
+use super::error::Failure;
+use super::plan::{Planned, plan};
+use super::replay::{Held, ReadError};
+use super::{gather, local, serve};
+
+/// Bodies up to this size are scanned to their end before anything is chosen.
+const SMALL: u64 = 256 * 1024;
+/// Most bytes a zstd body may decode to: Ollama's own limit.
+const UNZSTD: u64 = 20 << 20;
+
+/// Answers a request that is routed by its model.
+pub(crate) async fn routed(
+    px: &Arc<Proxy>,
+    config: &Arc<Config>,
+    asked: &Asked,
+    body: Body,
+) -> Result<Response<Body>, Failure> {
+    if asked.route.class == Class::UnknownPost && asked.is_mesh() {
+        return Err(Failure::not_found("404 page not found"));
+    }
+    let running = px.enter(config)?;
+    let limits = &config.limits;
+    let mut held = Held::new(body, &px.memory, limits.replay_bytes, limits.body_bytes);
+    let decoded = is_zstd(&asked.head.headers) && asked.route.upstream.starts_with("/v1/");
+    if decoded {
+        let bytes = unzstd(&read_all(px, &held).await?)?;
+        held = Held::of(bytes, &px.memory, limits.replay_bytes.max(UNZSTD));
+    }
+    let peeked = peek(px, &held, asked).await?;
+    if asked.is_mesh()
+        && let Some(conflict) = &peeked.conflict
+    {
+        return Err(Failure::caller(StatusCode::BAD_REQUEST, conflict.to_string()));
+    }
+    let named = match &asked.route.path_model {
+        Some(name) => Some(name.as_str()),
+        None => peeked.wanted().map(|at| at.value.as_str()),
+    };
+    let model = match named.map(RequestedModel::parse) {
+        Some(Ok(model)) => model,
+        Some(Err(error)) => return local::no_model(px, config, asked, &held, decoded, error).await,
+        None => {
+            return local::no_model(px, config, asked, &held, decoded, NameError::Missing).await;
+        }
+    };
+    let unload = peeked.unloads(asked.route.api, asked.route.op);
+    let snapshot = px.directory.load();
+    if unload && !asked.is_mesh() {
+        local::unload_is_here(&snapshot, asked, &model)?;
+    }
+    let plan = match plan(&snapshot, config, asked, &model, unload, px.clock.now())? {
+        Planned::Serve(plan) => plan,
+        Planned::AskLocal => {
+            return local::ask(px, config, asked, &held, decoded, Some((&model, &peeked))).await;
+        }
+    };
+    if let Some(answer) = gather::known(asked, &plan, &model) {
+        return Ok(answer);
+    }
+    let mut keep_alive = None;
+    let (mut max_inflight, mut may_load) = (None, true);
+    if let Some(rule) = &plan.limits {
+        max_inflight = rule.max_inflight;
+        may_load = rule.may_load;
+        keep_alive = peeked
+            .keep_alive
+            .as_ref()
+            .and_then(|at| at.value.clamped(config.max_remote_keep_alive))
+            .map(|most| format!("\"{}s\"", most.as_secs()));
+        let number = |at: Option<&At<i64>>| at.and_then(|at| u64::try_from(at.value).ok());
+        over_limit(asked, rule.max_num_ctx, number(peeked.num_ctx.as_ref()), "num_ctx")?;
+        let predict = number(peeked.predict(asked.route.api));
+        over_limit(asked, rule.max_predict, predict, "num_predict")?;
+    }
+    let attempt_id = px.next_attempt_id();
+    let ask = Ask {
+        asked,
+        model: &model,
+        peeked: &peeked,
+        held: &held,
+        aliased: plan.aliased,
+        unload,
+        decoded,
+        keep_alive,
+        attempt_id: &attempt_id,
+        max_inflight,
+        may_load,
+    };
+    serve::serve(px, config, &ask, &plan, running).await
+}
+
+fn over_limit(
+    asked: &Asked,
+    most: Option<u64>,
+    got: Option<u64>,
+    what: &str,
+) -> Result<(), Failure> {
+    match (most, got) {
+        (Some(most), Some(got)) if got > most => Err(Failure::refused(
+            "limit",
+            format!(
+                "{what} {got} is over {most}, the limit of this node's rule for {}",
+                asked.caller.label()
+            ),
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// Reads until enough is known: to the end, or for a large body until the model is.
+async fn peek(px: &Proxy, held: &Held, asked: &Asked) -> Result<Peeked, Failure> {
+    let mut scanner = Scanner::new();
+    let whole = asked.is_mesh() || held.announced().is_some_and(|n| n <= SMALL);
+    while let Some(data) = next(px, held).await? {
+        scanner.feed(&data);
+        if !whole && held.read() > SMALL && scanner.model().is_some() {
+            break;
+        }
+    }
+    Ok(scanner.finish())
+}
+
+async fn next(px: &Proxy, held: &Held) -> Result<Option<Bytes>, ReadError> {
+    match timeout(px.timing.body_pause, held.next()).await {
+        Ok(next) => next,
+        Err(_) => Err(ReadError::Pause),
+    }
+}
+
+async fn read_all(px: &Proxy, held: &Held) -> Result<Bytes, Failure> {
+    let mut all = Vec::new();
+    while let Some(data) = next(px, held).await? {
+        all.extend_from_slice(&data);
+    }
+    Ok(all.into())
+}
+
+fn is_zstd(headers: &HeaderMap) -> bool {
+    headers
+        .get(http::header::CONTENT_ENCODING)
+        .is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"zstd"))
+}
+
+/// Decodes all frames of a zstd body, within Ollama's limit.
+fn unzstd(bytes: &Bytes) -> Result<Bytes, Failure> {
+    use std::io::Read;
+    let bad = |text: String| Failure::caller(StatusCode::BAD_REQUEST, text);
+    let mut rest: &[u8] = bytes;
+    let mut out = Vec::new();
+    while !rest.is_empty() {
+        let decoder = ruzstd::decoding::StreamingDecoder::new(&mut rest)
+            .map_err(|e| bad(format!("the zstd body cannot be decoded: {e}")))?;
+        let left = UNZSTD.saturating_sub(out.len() as u64);
+        decoder
+            .take(left + 1)
+            .read_to_end(&mut out)
+            .map_err(|e| bad(format!("the zstd body cannot be decoded: {e}")))?;
+        if out.len() as u64 > UNZSTD {
+            return Err(Failure::caller(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                format!("the body is larger than {UNZSTD} bytes once decoded"),
+            ));
+        }
+    }
+    Ok(out.into())
+}

@@ -1,0 +1,113 @@
+//! What a caller says in `x-tailherd-*` headers, and in the one header that names a session.
+//!
+//! Read once from the head as it came; the headers themselves are stripped before anything
+//! is sent on. From a peer only what one sidecar may say to another counts.
+
+use std::time::Duration;
+
+use http::HeaderMap;
+
+use crate::types::{Class, NodeName};
+
+/// Longest wait a peer may ask for.
+const MOST_BUDGET: Duration = Duration::from_secs(60);
+/// Longest session key.
+const MOST_SESSION: usize = 128;
+
+/// Where the answer may come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Where {
+    /// Nothing said.
+    #[default]
+    Anywhere,
+    /// Only this node.
+    This,
+    /// Only nodes of this node's owner.
+    Mine,
+    /// Only the mesh, no hosted step.
+    Mesh,
+}
+
+/// What the caller asked for beside the request itself.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Wishes {
+    /// The node that is to answer.
+    pub(crate) peer: Option<String>,
+    /// What belongs together.
+    pub(crate) session: Option<String>,
+    pub(crate) priority: Option<Class>,
+    pub(crate) place: Where,
+    pub(crate) explain: bool,
+    /// The longest wait a peer's request accepts here.
+    pub(crate) wait_budget: Option<Duration>,
+}
+
+impl Wishes {
+    pub(crate) fn read(headers: &HeaderMap, from_peer: bool) -> Wishes {
+        let text = |name: &str| headers.get(name).and_then(|v| v.to_str().ok()).map(str::trim);
+        let session = text("x-tailherd-session")
+            .or_else(|| text("x-openwebui-chat-id"))
+            .filter(|s| !s.is_empty() && s.len() <= MOST_SESSION)
+            .map(str::to_owned);
+        let priority = match text("x-tailherd-priority") {
+            Some("interactive") => Some(Class::Interactive),
+            Some("batch") => Some(Class::Batch),
+            _ => None,
+        };
+        if from_peer {
+            let wait_budget = text("x-tailherd-wait-budget")
+                .and_then(|ms| ms.parse().ok())
+                .map(|ms| Duration::from_millis(ms).min(MOST_BUDGET));
+            return Wishes { session, priority, wait_budget, ..Wishes::default() };
+        }
+        Wishes {
+            peer: text("x-tailherd-peer").filter(|s| !s.is_empty()).map(str::to_owned),
+            session,
+            priority,
+            place: match text("x-tailherd-where") {
+                Some("self") => Where::This,
+                Some("mine") => Where::Mine,
+                Some("mesh") => Where::Mesh,
+                _ => Where::Anywhere,
+            },
+            explain: headers.contains_key("x-tailherd-explain"),
+            wait_budget: None,
+        }
+    }
+
+    /// The node that is to answer, if what was said can be a name at all.
+    pub(crate) fn node(&self) -> Option<NodeName> {
+        NodeName::parse(self.peer.as_deref()?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(pairs: &[(&'static str, &'static str)], from_peer: bool) -> Wishes {
+        let headers = pairs
+            .iter()
+            .map(|(n, v)| (n.parse().unwrap(), v.parse().unwrap()))
+            .collect::<HeaderMap>();
+        Wishes::read(&headers, from_peer)
+    }
+
+    #[test]
+    fn a_peer_may_not_say_what_an_app_may() {
+        let said = [
+            ("x-tailherd-peer", "desk"),
+            ("x-tailherd-where", "self"),
+            ("x-tailherd-explain", "1"),
+            ("x-tailherd-wait-budget", "999999999"),
+            ("x-tailherd-priority", "own"),
+        ];
+        let peer = read(&said, true);
+        assert_eq!(peer.wait_budget, Some(MOST_BUDGET));
+        assert_eq!(Wishes { wait_budget: None, ..peer }, Wishes::default());
+        let app = read(&said, false);
+        assert_eq!(app.node().unwrap().as_str(), "desk");
+        assert_eq!((app.place, app.explain, app.wait_budget), (Where::This, true, None));
+        assert_eq!(app.priority, None, "nobody says `own`");
+    }
+}
