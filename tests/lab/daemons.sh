@@ -137,16 +137,17 @@ model() { # model NODE NAME GGUF TEMPLATE
   OLLAMA_HOST=127.0.0.1:11435 ollama_cli "$1" create "$2" -f "$f" > "$f.log" 2>&1 || { cat "$f.log" >&2; die "model $2 on $1"; }
 }
 
-models() {
+# model, GGUF, template
+models_of() {
   case $1 in
-    laptop) model laptop mine mine plain ;;
-    gpu)
-      model gpu tiny tiny plain; model gpu count tiny count; model gpu tools tiny tools; model gpu think tiny think
-      model gpu embed embed embed; model gpu shared shared count; model gpu slow slow count ;;
-    nas) model nas second second plain; model nas third third count; model nas shared shared count ;;
-    colleague) model colleague theirs theirs plain ;;
+    laptop) echo "mine mine plain" ;;
+    gpu) printf '%s\n' "tiny tiny plain" "count tiny count" "tools tiny tools" "think tiny think" "embed embed embed" "shared shared count" "slow slow count" ;;
+    nas) printf '%s\n' "second second plain" "third third count" "shared shared count" ;;
+    colleague) echo "theirs theirs plain" ;;
   esac
 }
+models() { local m; while read -r -a m; do model "$1" "${m[@]}" < /dev/null; done < <(models_of "$1"); }
+has_models() { cmp -s <(models_of "$1" | cut -d' ' -f1 | sort) <(node_exec "$1" curl -fsS -m 2 http://127.0.0.1:11435/api/tags | jq -r '.models[].name | rtrimstr(":latest")' | sort); }
 
 # ---- tailherd: no configuration file, own HOME, no privilege ------------------------------------
 tailherd_up() {

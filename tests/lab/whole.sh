@@ -34,6 +34,7 @@ heal() {
   cmp -s <(policy_default) "$LAB_DIR/coord/policy.json" || policy default
   for n in $NODES; do
     tailscaled_up "$n"; ollama_up "$n"
+    has_models "$n" || models "$n"
     [[ -n ${LAB_NO_HERD:-} ]] || tailherd_up "$n"
   done
   for n in $NODES; do wait_for 90 "address of $n" tailnet_ready "$n"; done

@@ -7,6 +7,7 @@ from lab import case, check, ctl, models, wait
 
 def body():
     before = models("laptop")
+    check({"tiny", "second"} <= before, f"before the restart only {before} are listed")
     time.sleep(6)  # the state is written every few seconds; a kill may cost what came since
     out = []
     for how in ("stop", "kill"):
