@@ -27,8 +27,12 @@ pub fn load(explicit: Option<&Path>, env: &dyn Env) -> Result<Config, ConfigErro
 }
 
 /// The folder of what has to outlast a restart: `$TAILHERD_STATE`, `$STATE_DIRECTORY`,
-/// `~/.local/state/tailherd`; `None` where none of them is known.
-pub fn state_dir(env: &dyn Env) -> Option<PathBuf> {
+/// `~/.local/state/tailherd`; where there is no home either, the one a system service has.
+pub fn state_dir(env: &dyn Env) -> PathBuf {
+    named(env).unwrap_or_else(|| "/var/lib/tailherd".into())
+}
+
+fn named(env: &dyn Env) -> Option<PathBuf> {
     if let Some(folder) = env.var("TAILHERD_STATE") {
         return Some(folder.into());
     }

@@ -8,7 +8,6 @@ use super::written::Config;
 
 /// The path of each such key, and what will act on it.
 const LATER: &[(&str, &str)] = &[
-    ("preload", "holding models in memory"),
     ("agents", "named chains of models"),
     ("priority", "classes of requests"),
     ("models.mode", "hosted providers"),

@@ -252,7 +252,7 @@ fn a_block_pasted_from_openclaw_works_and_what_is_unknown_warns() {
 #[test]
 fn keys_without_a_behaviour_say_so_when_they_are_set() {
     for (text, path) in [
-        ("{ preload: ['m'] }", Some("preload")),
+        ("{ agents: { a: {} } }", Some("agents")),
         ("{ share: { when: 'mine' } }", Some("share.when")),
         ("{ lan: { mdns: false } }", Some("lan.mdns")),
         ("{ local: [{ baseUrl: ':1', user: 'ollama' }] }", Some("local[0].user")),
@@ -342,12 +342,12 @@ fn the_file_is_found_in_its_usual_places() {
 fn the_state_folder_is_found() {
     let env = FixedEnv::default;
     for (env, want) in [
-        (env(), None),
-        (env().with("HOME", "/h"), Some("/h/.local/state/tailherd")),
-        (env().with("HOME", "/h").with("STATE_DIRECTORY", "/var/lib/a:/b"), Some("/var/lib/a")),
-        (env().with("STATE_DIRECTORY", "/a").with("TAILHERD_STATE", "/t"), Some("/t")),
+        (env(), "/var/lib/tailherd"),
+        (env().with("HOME", "/h"), "/h/.local/state/tailherd"),
+        (env().with("HOME", "/h").with("STATE_DIRECTORY", "/var/lib/a:/b"), "/var/lib/a"),
+        (env().with("STATE_DIRECTORY", "/a").with("TAILHERD_STATE", "/t"), "/t"),
     ] {
-        assert_eq!(state_dir(&env).as_deref(), want.map(Path::new));
+        assert_eq!(state_dir(&env), Path::new(want));
     }
 }
 
