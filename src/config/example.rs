@@ -18,11 +18,10 @@ pub fn example() -> String {
         "// Every key of tailherd's configuration at its default. All of them may be left out.\n\
          // Made from the program (`tailherd schema` prints the same as JSON Schema).\n",
     );
-    let default = written::Config::default();
-    // Text, not a `Value`: a `Value` sorts its keys, the text has the order they were written in.
-    let text = serde_json::to_string(&default).unwrap_or_default();
-    let ordered = serde_json::from_str(&text).unwrap_or(Ordered::Leaf(Value::Null));
-    object(&ordered, &tree(), 0, &mut out);
+    // Objects keep the order of their keys (serde_json's `preserve_order`): the order in which
+    // the written form declares them.
+    let default = serde_json::to_value(written::Config::default()).unwrap_or_default();
+    object(&default, &tree(), 0, &mut out);
     out.push('\n');
     out
 }
@@ -32,12 +31,11 @@ fn tree() -> Value {
     settings.into_generator().into_root_schema_for::<written::Config>().to_value()
 }
 
-fn object(value: &Ordered, schema: &Value, depth: usize, out: &mut String) {
+fn object(value: &Value, schema: &Value, depth: usize, out: &mut String) {
     let pad = "  ".repeat(depth + 1);
-    let Ordered::Object(keys) = value else { return leaf(value, out) };
-    if keys.is_empty() {
-        return out.push_str("{}");
-    }
+    let Some(keys) = value.as_object().filter(|keys| !keys.is_empty()) else {
+        return out.push_str(&inline(value));
+    };
     out.push_str("{\n");
     for (at, (key, value)) in keys.iter().enumerate() {
         let schema = &schema["properties"][key];
@@ -55,12 +53,6 @@ fn object(value: &Ordered, schema: &Value, depth: usize, out: &mut String) {
         out.push_str(",\n");
     }
     out.push_str(&format!("{}}}", "  ".repeat(depth)));
-}
-
-fn leaf(value: &Ordered, out: &mut String) {
-    if let Ordered::Leaf(value) = value {
-        out.push_str(&inline(value));
-    }
 }
 
 /// A value on one line, as a person would write it.
@@ -93,62 +85,4 @@ fn wrapped(text: &str, width: usize) -> Vec<String> {
         }
     }
     lines
-}
-
-/// JSON whose keys keep their order.
-enum Ordered {
-    Object(Vec<(String, Ordered)>),
-    Leaf(Value),
-}
-
-impl<'de> serde::Deserialize<'de> for Ordered {
-    fn deserialize<D: serde::Deserializer<'de>>(de: D) -> Result<Self, D::Error> {
-        de.deserialize_any(Visitor)
-    }
-}
-
-struct Visitor;
-
-impl<'de> serde::de::Visitor<'de> for Visitor {
-    type Value = Ordered;
-
-    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("JSON")
-    }
-
-    fn visit_unit<E>(self) -> Result<Ordered, E> {
-        Ok(Ordered::Leaf(Value::Null))
-    }
-
-    fn visit_bool<E>(self, value: bool) -> Result<Ordered, E> {
-        Ok(Ordered::Leaf(value.into()))
-    }
-
-    fn visit_u64<E>(self, value: u64) -> Result<Ordered, E> {
-        Ok(Ordered::Leaf(value.into()))
-    }
-
-    fn visit_f64<E>(self, value: f64) -> Result<Ordered, E> {
-        Ok(Ordered::Leaf(value.into()))
-    }
-
-    fn visit_str<E>(self, value: &str) -> Result<Ordered, E> {
-        Ok(Ordered::Leaf(value.into()))
-    }
-
-    fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut seq: A) -> Result<Ordered, A::Error> {
-        let mut items = Vec::new();
-        while let Some(item) = seq.next_element::<Value>()? {
-            items.push(item);
-        }
-        Ok(Ordered::Leaf(items.into()))
-    }
-
-    fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<Ordered, A::Error> {
-        let mut keys = Vec::new();
-        while let Some(pair) = map.next_entry()? {
-            keys.push(pair);
-        }
-        Ok(Ordered::Object(keys))
-    }
 }
