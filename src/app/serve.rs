@@ -32,7 +32,7 @@ pub async fn serve(
         config,
         sockets: Sockets::real(),
         timing,
-        state,
+        state: Some(state),
         name: super::state::host_name().unwrap_or_default(),
     })
     .await?;
