@@ -102,7 +102,14 @@ pub enum ConnectError {
 impl ConnectError {
     /// Whether the address refused at once: its machine is up and nothing listens there.
     pub fn is_refused(&self) -> bool {
-        matches!(self, ConnectError::Io { source, .. } if source.kind() == io::ErrorKind::ConnectionRefused)
+        match self {
+            ConnectError::Io { source, .. } => source.kind() == io::ErrorKind::ConnectionRefused,
+            // The daemon says it in words.
+            ConnectError::Daemon { source: ApiError::Refused(_, _, text), .. } => {
+                text.contains("refused")
+            }
+            _ => false,
+        }
     }
 
     /// Whether nothing came back in time. A port closed by policy looks like this, too.

@@ -156,8 +156,9 @@ impl LocalApi {
         let (response, _task) =
             self.transport.open(Method::POST, "/localapi/v0/dial", &headers, limit).await?;
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-            let text = "the daemon did not connect".to_owned();
-            return Err(ApiError::Refused(response.status(), "dial", text));
+            let status = response.status();
+            let text = tokio::time::timeout(limit, transport::text(response.into_body()));
+            return Err(ApiError::Refused(status, "dial", text.await.unwrap_or_default()));
         }
         let io = hyper::upgrade::on(response)
             .await

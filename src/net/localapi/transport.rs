@@ -201,7 +201,7 @@ impl Transport {
             match status {
                 StatusCode::OK => Ok(Some(body)),
                 StatusCode::NOT_FOUND => Ok(None),
-                _ => Err(ApiError::Refused(status, what, text(&body))),
+                _ => Err(ApiError::Refused(status, what, shorten(&body))),
             }
         };
         timeout(self.read_limit, exchange).await.map_err(|_| ApiError::Slow(self.read_limit))?
@@ -220,7 +220,12 @@ async fn read(mut body: Incoming) -> Result<Bytes, ApiError> {
     Ok(all.freeze())
 }
 
-fn text(body: &[u8]) -> String {
+/// The text of a refusal; empty if it cannot be read.
+pub(super) async fn text(body: Incoming) -> String {
+    read(body).await.map(|body| shorten(&body)).unwrap_or_default()
+}
+
+fn shorten(body: &[u8]) -> String {
     let text = String::from_utf8_lossy(&body[..body.len().min(MAX_TEXT)]);
     text.trim().chars().filter(|c| !c.is_control()).collect()
 }

@@ -118,7 +118,8 @@ async fn without_one_the_kernel_has_to_confirm_that_a_caller_is_local() {
                 let want = want.map(|uid| Caller::local(uid, Some(addr(CLIENT))));
                 assert_eq!(found, want, "{end:?} {tun:?} {kind:?}");
             }
-            assert_eq!(s.standin.asked_whois.load(Relaxed), 8, "four tries each");
+            let asked = s.standin.asked_whois.load(Relaxed);
+            assert!((4..=8).contains(&asked), "up to four tries each: {asked}");
         }
     }
 }

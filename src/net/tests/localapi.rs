@@ -171,7 +171,8 @@ async fn a_peer_is_dialled_through_the_daemon_in_userspace_mode() {
     echo.await.unwrap();
     assert_eq!(*standin.dialled.lock(), [addr.to_string()]);
     // A port that is closed over there, and an address that is nobody's.
-    assert!(connector.connect(&node_id("desk"), &Dial::Tailnet(addr)).await.is_err());
+    let error = connector.connect(&node_id("desk"), &Dial::Tailnet(addr)).await.err().unwrap();
+    assert!(error.is_refused(), "{error}");
     let stranger = Dial::Tailnet("127.0.0.9:80".parse().unwrap());
     assert!(connector.connect(&node_id("desk"), &stranger).await.is_err());
     assert_eq!(standin.dialled.lock().len(), 2, "a stranger's address is never asked for");

@@ -158,7 +158,7 @@ impl StandIn {
                 let to = format!("{}:{}", header("dial-host"), header("dial-port"));
                 self.dialled.lock().push(to.clone());
                 let Ok(mut stream) = TcpStream::connect(&to).await else {
-                    return plain(StatusCode::BAD_GATEWAY, "dial failure");
+                    return plain(StatusCode::BAD_GATEWAY, "dial failure: connection was refused");
                 };
                 tokio::spawn(async move {
                     let mut io = TokioIo::new(hyper::upgrade::on(request).await.unwrap());
