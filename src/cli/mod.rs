@@ -8,6 +8,7 @@ mod ask;
 mod check;
 mod models;
 mod schema;
+mod serve;
 mod status;
 mod table;
 mod version;
@@ -30,11 +31,13 @@ struct Args {
     #[arg(long, value_name = "FILE", global = true)]
     config: Option<PathBuf>,
     #[command(subcommand)]
-    command: Command,
+    command: Option<Command>,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Run (the command when none is named).
+    Serve,
     /// Check a configuration and say what is wrong with it.
     Check(check::Args),
     /// Print the JSON Schema of the configuration.
@@ -111,7 +114,8 @@ fn run(
         }
     };
     let context = Context { config: args.config, env, out: &mut *out };
-    let done = dispatch(args.command, context).and_then(|()| Ok(out.flush()?));
+    let done =
+        dispatch(args.command.unwrap_or(Command::Serve), context).and_then(|()| Ok(out.flush()?));
     let (code, message) = match done {
         Ok(()) => return 0,
         Err(Failure::Config(error)) => (2, error.to_string()),
@@ -124,6 +128,7 @@ fn run(
 
 fn dispatch(command: Command, context: Context<'_>) -> Result<(), Failure> {
     match command {
+        Command::Serve => runtime()?.block_on(serve::run(context)),
         Command::Check(args) => check::run(args, context),
         Command::Schema(args) => schema::run(args, context),
         Command::Status(args) => runtime()?.block_on(status::run(args, context)),
