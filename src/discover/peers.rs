@@ -6,8 +6,8 @@ use super::known::{Known, Listed};
 use crate::config::NewNodes;
 use crate::directory::Unused;
 use crate::directory::event::{Grant, Identity, Peer};
-use crate::net::TailnetNode;
-use crate::trust::{SendTo, Subject};
+use crate::net::{TailnetNode, TailnetView};
+use crate::trust::{Me, SendTo, Subject, Tailnet};
 use crate::types::NodeId;
 
 /// The nodes of a tailnet, sorted out.
@@ -20,7 +20,7 @@ pub(super) struct Sorted {
 }
 
 /// A node as rules see it.
-pub(super) fn subject(node: &TailnetNode) -> Subject<'_> {
+pub fn subject(node: &TailnetNode) -> Subject<'_> {
     Subject {
         id: &node.id,
         name: &node.name,
@@ -28,6 +28,18 @@ pub(super) fn subject(node: &TailnetNode) -> Subject<'_> {
         principal: &node.principal,
         shared: node.shared,
     }
+}
+
+/// What rules need to know, out of a whole picture of a running tailnet.
+pub fn facts(view: &TailnetView) -> Tailnet {
+    let me = view.me.as_ref();
+    let me = me.map(|me| Me { principal: me.principal.clone(), name: me.name.clone() });
+    Tailnet::new(me, Some(view.peers.iter().map(subject)))
+}
+
+/// Whether a node waits for `trust accept`.
+pub fn waits(node: &TailnetNode, send_to: &SendTo, known: &Known, new_nodes: NewNodes) -> bool {
+    listed(node, send_to).is_none_or(|listed| !known.allows(&listed, new_nodes))
 }
 
 /// A node as the list of nodes met before has it; `None` for what is no tailnet node.
@@ -52,15 +64,14 @@ pub(super) fn sort(
 ) -> Sorted {
     let mut sorted = Sorted::default();
     for node in nodes {
-        let refused = match (send_to.allows(&subject(node)), listed(node, send_to)) {
-            (Err(refused), _) => refused.to_string(),
-            (_, None) => continue,
-            (Ok(_), Some(listed)) if !known.allows(&listed, new_nodes) => {
+        let refused = match send_to.allows(&subject(node)) {
+            Err(refused) => refused.to_string(),
+            Ok(_) if waits(node, send_to, known, new_nodes) => {
                 format!("waits for: tailherd trust accept {}", node.name)
             }
             // Phones sleep with their radio off and run no engine: a probe only wakes them.
-            (Ok(_), _) if node.mobile => format!("{} is not looked at", node.os),
-            (Ok(grant), _) => {
+            Ok(_) if node.mobile => format!("{} is not looked at", node.os),
+            Ok(grant) => {
                 let (addrs, also) = dns::told(places, &node.addrs);
                 sorted.peers.push(Peer {
                     who: Identity {
@@ -87,7 +98,6 @@ pub(super) fn sort(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::trust::{Me, Tailnet};
     use crate::types::{ControlId, NodeName, Principal};
 
     fn control() -> ControlId {

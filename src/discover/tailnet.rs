@@ -15,7 +15,6 @@ use std::time::SystemTime;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::configured;
 use super::dns::{self, Place};
 use super::known::{AcceptError, Known};
 use super::peers::{self, Sorted};
@@ -23,12 +22,12 @@ use super::rung::{self, Rungs};
 use crate::config::Config;
 use crate::directory::event::{Event, Identity};
 use crate::directory::{Directory, Unused};
+use crate::net::TailnetView;
 use crate::net::localapi::{self, ApiError, FindError, LocalApi};
-use crate::net::{TailnetNode, TailnetView};
 use crate::telemetry::Clock;
 use crate::telemetry::events::Events;
 use crate::telemetry::metrics::Metrics;
-use crate::trust::{Access, Me, SendTo, Tailnet};
+use crate::trust::{Access, SendTo, Tailnet};
 use crate::types::{ControlId, NodeName, Timing};
 
 /// What the task is given.
@@ -332,10 +331,6 @@ impl Watch {
 
     /// Makes rules and peers of the picture and the configuration.
     fn resolve(&mut self, config_changed: bool) {
-        if config_changed {
-            let servers = configured::servers(&self.config.ollamas);
-            self.setup.directory.send(Event::Servers(servers));
-        }
         let this = self.view.me.as_ref().map_or_else(
             || self.told.this.clone().unwrap_or_else(|| Identity::lone(self.setup.name.clone())),
             |me| Identity {
@@ -354,8 +349,7 @@ impl Watch {
         let facts = if off {
             Tailnet::default()
         } else if running {
-            let me = self.view.me.as_ref().map(me);
-            Tailnet::new(me, Some(self.view.peers.iter().map(peers::subject)))
+            peers::facts(&self.view)
         } else {
             self.told.facts.clone().unwrap_or_default()
         };
@@ -439,10 +433,6 @@ impl Watch {
             self.setup.directory.send(Event::Rung(state));
         }
     }
-}
-
-fn me(node: &TailnetNode) -> Me {
-    Me { principal: node.principal.clone(), name: node.name.clone() }
 }
 
 /// Days since 1970.
