@@ -156,7 +156,7 @@ tailherd_up() {
   nsenter -t "$(pid_of "$n")" -m -n -- setpriv --reuid $LAB_USER --regid $LAB_USER --clear-groups \
     env -i HOME="$d/home" PATH=/usr/bin:/bin TAILHERD_LOG="${LAB_LOG:-info}" RUST_BACKTRACE=1 "$LAB_DIR/bin/tailherd" \
     >> "$d/tailherd.log" 2>&1 & echo $! > "$d/tailherd.pid"
-  wait_for 15 "tailherd of $n" node_exec "$n" curl -fsS -m 1 http://127.0.0.1:11434/
+  wait_for 15 "tailherd of $n" app_exec "$n" curl -fsS -m 1 http://127.0.0.1:11434/
 }
 tailherd_cli() { # the command as the node's own user
   local n=$1 d=$LAB_DIR/$1; shift
@@ -166,7 +166,7 @@ tailherd_cli() { # the command as the node's own user
 # lists NODE MODEL…: does its tailherd list them all?
 lists() {
   local n=$1 m have; shift
-  have=$(node_exec "$n" curl -fsS -m 2 http://127.0.0.1:11434/api/tags | jq -r '.models[].name') || return 1
+  have=$(app_exec "$n" curl -fsS -m 2 http://127.0.0.1:11434/api/tags | jq -r '.models[].name') || return 1
   for m; do grep -qx "$m:latest" <<< "$have" || return 1; done
 }
 

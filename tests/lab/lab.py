@@ -19,6 +19,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 with open(os.path.join(LAB_DIR, "prefix"), encoding="utf-8") as _f:
     PREFIX = _f.read().strip()
 NODES = ["laptop", "gpu", "nas", "colleague"]
+APP_USER = 20002
 ADDRESS = {n: f"100.64.0.{i + 1}" for i, n in enumerate(NODES)}
 APPS, ENGINE, MESH, ADMIN = 11434, 11435, 11436, 11437
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -97,9 +98,10 @@ class Answer:
 
 
 class Http:
-    """One HTTP/1.1 connection from inside a node. `to` defaults to the node's own 127.0.0.1."""
+    """One HTTP/1.1 connection from inside a node, as one of its ordinary programs would make it. `to` defaults to the
+    node's own 127.0.0.1."""
 
-    def __init__(self, node, port=APPS, to="127.0.0.1", uid=None, timeout=60):
+    def __init__(self, node, port=APPS, to="127.0.0.1", uid=APP_USER, timeout=60):
         self.c = http.client.HTTPConnection(to, port, timeout=timeout)
         self.node, self.uid, self.timeout = node, uid, timeout
         self.c._create_connection = self._connect

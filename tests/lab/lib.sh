@@ -20,6 +20,7 @@ NODES="laptop gpu nas colleague"
 TAGGED="gpu nas"
 USERSPACE="nas"
 LAB_USER=20001                     # tailherd runs as nobody in particular, as a service would
+APP_USER=20002                     # and so do the programs that use it: in userspace mode it tells them from tailscaled by that
 COORD=http://10.77.1.2:8080
 
 say() { printf '%s\n' "$*" >&2; }

@@ -62,6 +62,7 @@ holder_up() {
 }
 pid_of() { cat "$LAB_DIR/$1/holder.pid" 2>/dev/null || die "node $1 is not up"; }
 node_exec() { local n=$1; shift; nsenter -t "$(pid_of "$n")" -m -n -- "$@"; }
+app_exec() { local n=$1; shift; node_exec "$n" setpriv --reuid $APP_USER --regid $APP_USER --clear-groups "$@"; }
 
 # A node falls silent: nothing in, nothing out on its cable; nobody is told.
 blackhole() { # blackhole on|off NODE
