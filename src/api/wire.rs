@@ -126,6 +126,9 @@ pub struct Offer {
     /// Its largest context window.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub context: Option<u64>,
+    /// The window its parameters say it is loaded with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub num_ctx: Option<u64>,
     /// Bytes.
     pub size: u64,
     /// Whether it is a stub of a hosted model.

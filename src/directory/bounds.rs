@@ -60,6 +60,7 @@ fn model(m: &mut ModelListing) -> bool {
     m.digest = m.digest.take().filter(is_digest);
     m.weights = m.weights.take().filter(is_digest);
     m.context = m.context.filter(|n| *n > 0).map(|n| n.min(MOST_CONTEXT));
+    m.num_ctx = m.num_ctx.filter(|n| *n > 0).map(|n| n.min(MOST_CONTEXT));
     m.size = m.size.min(MOST_SIZE);
     m.loaded_ctx = m.loaded_ctx.min(MOST_CONTEXT);
     m.running = m.running.min(MOST_REQUESTS);

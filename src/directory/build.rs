@@ -231,6 +231,7 @@ fn offer(
         content: model.content,
         capabilities: model.capabilities,
         context: model.context,
+        num_ctx: model.num_ctx,
         size: model.size,
         remote: model.remote,
         row: model.row,
@@ -338,6 +339,7 @@ fn lost(found: &[Found], at: Moment, state: &State, now: Moment) -> Option<Lost>
         since,
         before: last.before,
         listed: is_listed(&state.settings, key) && now < at + state.settings.linger,
+        apis: last.offer.endpoint.apis,
         row: last.offer.row.clone(),
     })
 }

@@ -42,7 +42,7 @@ fn candidate(index: usize, offer: &Offer, need: &Need, now: Moment) -> Candidate
         able: able(&offer.capabilities, &need.capabilities),
         rest_until: if rest_until > now { rest_until } else { Moment::ZERO },
         loaded_ctx: cell.loaded_ctx.load(Relaxed),
-        default_ctx: offer.endpoint.default_ctx.unwrap_or(0),
+        default_ctx: offer.num_ctx.or(offer.endpoint.default_ctx).unwrap_or(0),
         context: offer.context.unwrap_or(0),
         loading: cell.loading.load(Relaxed),
         on_cpu: on_gpu == Some(0),

@@ -216,11 +216,13 @@ pub struct ModelListing {
     pub capabilities: Capabilities,
     /// Its largest window.
     pub context: Option<u64>,
+    /// The window its parameters say it is loaded with.
+    pub num_ctx: Option<u64>,
     /// Bytes.
     pub size: u64,
     /// Whether it is a stub of a hosted model.
     pub remote: bool,
-    /// Its row in `/api/tags`.
+    /// Its row in `/api/tags`, or in `/v1/models` of an engine of another kind.
     pub row: Arc<Value>,
     /// The answer to `/api/show`.
     pub show: Option<Arc<Bytes>>,

@@ -33,4 +33,3 @@ pub use own::wire_of;
 pub use registry::Registry;
 pub use snapshot::{Endpoint, Lost, Model, Node, Offer, Path, Snapshot, Unions, Unused};
 pub use task::{Directory, DirectoryConfig, Look};
-pub use union::row as row_of_other_engine;

@@ -46,6 +46,7 @@ fn row(offer: &Offer) -> wire::Offer {
         class: offer.content.map(|class| format!("{class:016x}")),
         capabilities: offer.capabilities,
         context: offer.context,
+        num_ctx: offer.num_ctx,
         size: offer.size,
         remote: offer.remote,
         loaded_ctx: cell.loaded_ctx.load(Relaxed),

@@ -59,6 +59,8 @@ pub struct Lost {
     pub before: Duration,
     /// Whether its row is still in the lists.
     pub listed: bool,
+    /// The dialects in which it could be asked.
+    pub apis: ApiSet,
     /// Its row in `/api/tags`.
     pub row: Arc<serde_json::Value>,
 }
@@ -220,11 +222,13 @@ pub struct Offer {
     pub capabilities: Capabilities,
     /// The model's largest context window; `None` = not known.
     pub context: Option<u64>,
+    /// The window it is loaded with when nothing is asked for, if its parameters say one.
+    pub num_ctx: Option<u64>,
     /// Bytes of the model.
     pub size: u64,
     /// Whether it is a stub of a hosted Ollama model.
     pub remote: bool,
-    /// Its row in `/api/tags` (or one made for an OpenAI-kind engine).
+    /// Its row in `/api/tags`, or in `/v1/models` of an engine of another kind.
     pub row: Arc<serde_json::Value>,
     /// The engine's answer to `/api/show`, blob paths of other machines blanked.
     pub show: Option<Arc<Bytes>>,

@@ -53,8 +53,7 @@ pub struct Directory {
     events: mpsc::UnboundedSender<Message>,
     version: watch::Receiver<u64>,
     peers: watch::Receiver<Arc<Vec<Peer>>>,
-    looks: mpsc::Sender<(NodeId, Look)>,
-    looked: Mutex<Option<mpsc::Receiver<(NodeId, Look)>>>,
+    looks: Mutex<mpsc::Sender<(NodeId, Look)>>,
 }
 
 enum Message {
@@ -72,15 +71,13 @@ impl Directory {
         let (events, inbox) = mpsc::unbounded_channel();
         let (version, version_rx) = watch::channel(first.version);
         let (peers, peers_rx) = watch::channel(Arc::default());
-        let (looks, looked) = mpsc::channel(LOOKS);
         let directory = Arc::new(Directory {
             snapshot: ArcSwap::from_pointee(first),
             cells,
             events,
             version: version_rx,
             peers: peers_rx,
-            looks,
-            looked: Mutex::new(Some(looked)),
+            looks: Mutex::new(mpsc::channel(1).0),
         });
         let writer = Writer {
             directory: Arc::downgrade(&directory),
@@ -144,7 +141,7 @@ impl Directory {
 
     /// Asks for a node to be looked at now. Never waits.
     pub fn look_at(&self, node: &NodeId, why: Look) {
-        let _ = self.looks.try_send((node.clone(), why));
+        let _ = self.looks.lock().try_send((node.clone(), why));
     }
 
     /// A path was seen dead by a request: marks it, tells the writer, asks for a look.
@@ -155,9 +152,12 @@ impl Directory {
         self.look_at(node, Look::Failed);
     }
 
-    /// The requests for looks; there is one taker, the probes.
-    pub fn looks(&self) -> Option<mpsc::Receiver<(NodeId, Look)>> {
-        self.looked.lock().take()
+    /// The requests for looks from now on. There is one taker, the probes that run; new ones
+    /// take over.
+    pub fn looks(&self) -> mpsc::Receiver<(NodeId, Look)> {
+        let (looks, taker) = mpsc::channel(LOOKS);
+        *self.looks.lock() = looks;
+        taker
     }
 }
 
@@ -268,6 +268,7 @@ mod tests {
     async fn readers_see_what_was_sent_and_are_woken_by_it() {
         let directory = start(None);
         let (mut changed, mut peers) = (directory.changed(), directory.peers());
+        let mut looks = directory.looks();
         directory.send(Event::Peers(vec![peer("gpu", 2)]));
         directory.send(Event::Listed { node: id("gpu"), listing: listing(2, vec![model("a")]) });
         changed.changed().await.unwrap();
@@ -280,8 +281,9 @@ mod tests {
         directory.path_lost(&id("gpu"), &snapshot.nodes[1].paths[0].cell);
         directory.settled().await;
         assert!(directory.load().models.is_empty());
-        assert_eq!(directory.looks().unwrap().recv().await, Some((id("gpu"), Look::Failed)));
-        assert!(directory.looks().is_none());
+        assert_eq!(looks.recv().await, Some((id("gpu"), Look::Failed)));
+        assert!(directory.looks().is_empty(), "new probes begin anew");
+        assert_eq!(looks.recv().await, None);
     }
 
     #[tokio::test]

@@ -45,6 +45,7 @@ pub(crate) fn model(name: &str) -> ModelListing {
         content: None,
         capabilities: Capabilities::default(),
         context: None,
+        num_ctx: None,
         size: 1000,
         remote: false,
         row: Arc::new(json!({"name": name, "model": name, "modified_at": "2026-01-01T00:00:00Z"})),

@@ -355,6 +355,7 @@ fn same_model(a: &ModelListing, b: &ModelListing) -> bool {
         && a.content == b.content
         && a.capabilities == b.capabilities
         && a.context == b.context
+        && a.num_ctx == b.num_ctx
         && a.size == b.size
         && a.remote == b.remote
         && a.row == b.row

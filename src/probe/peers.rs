@@ -1,0 +1,356 @@
+//! Looking at one peer or configured server.
+//!
+//! A rich peer answers `GET /mesh/v1/offers` on one of the mesh ports; if none does, and rules
+//! allow it, the port of bare Ollamas is tried. What was found is tried first the next time.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use http::StatusCode;
+
+use super::ask::{Answer, AskError, Asker, Target};
+use super::engines;
+use super::identify::{Identity, NoEngine, identify};
+use super::list;
+use super::network::{self, Belongs, Networks};
+use super::shows::Shows;
+use crate::api::wire;
+use crate::directory::{Directory, EngineListing, Event, Listing, ModelListing, Peer, Server};
+use crate::types::{Dial, EngineKind, NodeId, NodeKind};
+
+/// What every look needs.
+pub(super) struct Tools {
+    pub(super) ask: Asker,
+    pub(super) directory: Arc<Directory>,
+    pub(super) shows: Arc<Shows>,
+    pub(super) networks: Networks,
+    pub(super) mesh_ports: Vec<u16>,
+    pub(super) bare_port: u16,
+}
+
+/// Whom to look at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Whom {
+    Peer(Peer),
+    Server(Server),
+}
+
+/// What is remembered from one look to the next.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Memory {
+    /// Where a server was found.
+    known: Option<Known>,
+    /// Whether a sidecar ever answered, be it with a refusal.
+    rich: bool,
+    /// Which of its addresses is tried next.
+    turn: usize,
+}
+
+#[derive(Debug, Clone)]
+struct Known {
+    to: Target,
+    kind: NodeKind,
+    identity: Option<Identity>,
+    tag: Option<String>,
+    listing: Option<Listing>,
+}
+
+/// How a look ended, for the time of the next one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// It answered.
+    Alive,
+    /// It missed one, and is not given up yet.
+    Missed,
+    /// It was known and is dead.
+    Dead,
+    /// There is no server for us.
+    Nothing,
+}
+
+impl Whom {
+    pub(super) fn id(&self) -> NodeId {
+        match self {
+            Whom::Peer(peer) => peer.who.id.clone(),
+            Whom::Server(server) => server.id(),
+        }
+    }
+}
+
+/// Looks once.
+pub(super) async fn look(tools: &Tools, whom: &Whom, memory: &mut Memory) -> Outcome {
+    let outcome = match whom {
+        Whom::Peer(peer) => look_at_peer(tools, peer, memory).await,
+        Whom::Server(server) => look_at_server(tools, server, memory).await,
+    };
+    match outcome {
+        Ok(()) => Outcome::Alive,
+        Err(why) => failed(tools, &whom.id(), memory, &why),
+    }
+}
+
+/// Why a look found nothing.
+#[derive(Debug, thiserror::Error)]
+enum Why {
+    #[error("{0}")]
+    Silent(#[from] AskError),
+    #[error("it refuses this node")]
+    Refuses,
+    #[error("no server found")]
+    NoServer,
+    #[error("{0}")]
+    NoEngine(NoEngine),
+    #[error("{0}")]
+    Odd(String),
+    #[error("it belongs to another network")]
+    Elsewhere,
+}
+
+impl From<NoEngine> for Why {
+    fn from(why: NoEngine) -> Why {
+        match why {
+            NoEngine::Silent(error) => Why::Silent(error),
+            other => Why::NoEngine(other),
+        }
+    }
+}
+
+impl Why {
+    /// Whether it leaves no doubt: one sign is enough.
+    fn is_sure(&self) -> bool {
+        match self {
+            Why::Silent(error) => error.is_refused(),
+            Why::Refuses | Why::Elsewhere => true,
+            Why::NoServer | Why::NoEngine(_) | Why::Odd(_) => false,
+        }
+    }
+
+    /// Whether something came back, be it a refusal.
+    fn is_from_a_living_machine(&self) -> bool {
+        match self {
+            Why::Silent(error) => error.is_refused(),
+            Why::Elsewhere => false,
+            Why::Refuses | Why::NoServer | Why::NoEngine(_) | Why::Odd(_) => true,
+        }
+    }
+}
+
+/// The end of a look that found nothing.
+fn failed(tools: &Tools, node: &NodeId, memory: &Memory, why: &Why) -> Outcome {
+    tracing::debug!(%node, %why, "a look found nothing");
+    let Some(known) = &memory.known else {
+        let why = match why {
+            Why::Silent(_) => Why::NoServer.to_string(),
+            other => other.to_string(),
+        };
+        tools.directory.send(Event::NoServer { node: node.clone(), why });
+        return Outcome::Nothing;
+    };
+    match tools.directory.path(node, &known.to.dial).is_alive() {
+        true => Outcome::Missed,
+        false => Outcome::Dead,
+    }
+}
+
+/// Looks where a server was found before, and keeps count of misses there.
+async fn look_again(tools: &Tools, memory: &mut Memory) -> Option<Result<(), Why>> {
+    let Known { to, kind, .. } = memory.known.clone()?;
+    let found = match kind {
+        NodeKind::Rich => look_at_offers(tools, &to, memory).await,
+        NodeKind::Bare | NodeKind::This => look_at_engine(tools, &to, memory).await,
+    };
+    if let Err(why) = &found {
+        let path = tools.directory.path(&to.node, &to.dial);
+        let died = match why.is_sure() {
+            true => path.lost(),
+            false => path.miss(tools.ask.timing.probe_misses),
+        };
+        if died {
+            tools.directory.send(Event::Paths(to.node.clone()));
+        }
+    }
+    Some(found)
+}
+
+async fn look_at_peer(tools: &Tools, peer: &Peer, memory: &mut Memory) -> Result<(), Why> {
+    // What is at an address that is no longer its own is not its server.
+    let is_its_own = |known: &Known| match known.to.dial {
+        Dial::Tailnet(addr) => peer.addrs.contains(&addr.ip()),
+        Dial::Loopback(_) | Dial::Configured { .. } => true,
+    };
+    memory.known = memory.known.take().filter(is_its_own);
+    match look_again(tools, memory).await {
+        Some(Ok(())) => Ok(()),
+        // A silent machine is silent on every port.
+        Some(Err(why)) if !why.is_from_a_living_machine() => Err(why),
+        // It may have been restarted on another port, or have got a sidecar.
+        Some(Err(why)) => search(tools, peer, memory).await.map_err(|_| why),
+        None => search(tools, peer, memory).await,
+    }
+}
+
+/// Tries the mesh ports in order, then the port of bare Ollamas.
+async fn search(tools: &Tools, peer: &Peer, memory: &mut Memory) -> Result<(), Why> {
+    let Some(addr) = next_address(&peer.addrs, memory) else { return Err(Why::NoServer) };
+    let at = |port: u16| Target {
+        node: peer.who.id.clone(),
+        dial: Dial::Tailnet((addr, port).into()),
+        prefix: "".into(),
+    };
+    let mut first = None;
+    if !peer.grant.rich.is_empty() {
+        for port in &tools.mesh_ports {
+            match look_at_offers(tools, &at(*port), memory).await {
+                Ok(()) => return Ok(()),
+                Err(Why::Refuses) => return Err(Why::Refuses),
+                Err(why) => first = first.or(Some(why)),
+            }
+        }
+    }
+    // A sidecar that is down leaves its engine's port open: that is no leave to go round it.
+    if !peer.grant.bare.is_empty() && !memory.rich {
+        return look_at_engine(tools, &at(tools.bare_port), memory).await;
+    }
+    Err(first.unwrap_or(Why::NoServer))
+}
+
+/// A node's addresses in turn: all lead through the same tunnel, and one is usually enough.
+fn next_address(addrs: &[IpAddr], memory: &mut Memory) -> Option<IpAddr> {
+    let mut addrs: Vec<IpAddr> = addrs.to_vec();
+    addrs.sort_by_key(|ip| ip.is_ipv6());
+    let addr = addrs.get(memory.turn % addrs.len().max(1)).copied();
+    memory.turn = memory.turn.wrapping_add(1);
+    addr
+}
+
+/// Asks a sidecar for its list.
+async fn look_at_offers(tools: &Tools, to: &Target, memory: &mut Memory) -> Result<(), Why> {
+    let held = memory.known.as_ref().filter(|k| k.to == *to && k.kind == NodeKind::Rich);
+    let tag = held.and_then(|k| k.tag.clone());
+    let answer = tools.ask.get(to, wire::OFFERS, tag.as_deref()).await?;
+    memory.rich |= answer.is_tailherd();
+    let listing = match (answer.status, held.and_then(|k| k.listing.clone())) {
+        (StatusCode::NOT_MODIFIED, Some(listing)) => listing,
+        (StatusCode::OK, _) if answer.header("content-type").starts_with(wire::CONTENT_TYPE) => {
+            let offers = wire::Offers::decode(&answer.body).map_err(|e| Why::Odd(e.to_string()))?;
+            Listing {
+                kind: NodeKind::Rich,
+                version: Some(offers.node.version.clone()),
+                dial: to.dial.clone(),
+                prefix: to.prefix.clone(),
+                engines: list::offers(offers, &to.dial),
+            }
+        }
+        (StatusCode::FORBIDDEN, _) if answer.is_tailherd() => return Err(Why::Refuses),
+        _ => return Err(Why::NoServer),
+    };
+    let tag = Some(answer.header("etag").to_owned()).filter(|tag| !tag.is_empty());
+    memory.rich = true;
+    let known = Known { to: to.clone(), kind: NodeKind::Rich, identity: None, tag, listing: None };
+    heard(tools, known, listing, &answer, memory).await;
+    Ok(())
+}
+
+/// Asks an engine itself: a bare peer's or a configured one.
+async fn look_at_engine(tools: &Tools, to: &Target, memory: &mut Memory) -> Result<(), Why> {
+    let held = memory.known.as_ref().filter(|k| k.to == *to && k.kind == NodeKind::Bare);
+    let identity = match held.and_then(|k| k.identity.clone()) {
+        // Identified again after each death: something else may listen there now.
+        Some(identity) if tools.directory.path(&to.node, &to.dial).is_alive() => identity,
+        _ => identify(&tools.ask, to).await.inspect_err(|why| {
+            memory.rich |= matches!(why, NoEngine::Tailherd);
+        })?,
+    };
+    // The quickest of its routes measures the way; lists take longer than a round trip.
+    let answer = tools.ask.get(to, "/api/version", None).await?;
+    let models = engines::models(&tools.ask, to, identity.kind).await?;
+    let mut models: Vec<ModelListing> = models.ok_or(Why::NoServer)?;
+    tools.shows.fill(&to.node, &mut models);
+    if identity.kind == EngineKind::Ollama {
+        engines::mark_loaded(&tools.ask, to, &mut models).await;
+    }
+    let listing = Listing {
+        kind: NodeKind::Bare,
+        version: None,
+        dial: to.dial.clone(),
+        prefix: to.prefix.clone(),
+        engines: vec![EngineListing {
+            name: identity.kind.label().into(),
+            kind: identity.kind,
+            apis: identity.apis,
+            version: identity.version.clone(),
+            dial: to.dial.clone(),
+            prefix: to.prefix.clone(),
+            slots: identity.slots,
+            default_ctx: None,
+            up: true,
+            url: engines::url_of(&to.dial, &to.prefix),
+            models,
+        }],
+    };
+    let (kind, identity) = (NodeKind::Bare, Some(identity));
+    let known = Known { to: to.clone(), kind, identity, tag: None, listing: None };
+    heard(tools, known, listing, &answer, memory).await;
+    Ok(())
+}
+
+/// Tells what was heard; then what its models are, as far as that was not known.
+async fn heard(
+    tools: &Tools,
+    known: Known,
+    mut listing: Listing,
+    answer: &Answer,
+    memory: &mut Memory,
+) {
+    let to = known.to.clone();
+    let now = tools.ask.clock.now();
+    let tell = |listing: &Listing| {
+        let (node, listing) = (to.node.clone(), listing.clone());
+        tools.directory.send(Event::Listed { node, listing });
+    };
+    let fill = |listing: &mut Listing| {
+        listing.engines.iter_mut().for_each(|e| tools.shows.fill(&to.node, &mut e.models));
+    };
+    fill(&mut listing);
+    tell(&listing);
+    if tools.directory.path(&to.node, &to.dial).ok(now, Some(answer.took)) {
+        tools.directory.send(Event::Paths(to.node.clone()));
+    }
+    let mut learnt = false;
+    for engine in &listing.engines {
+        let ollama = engine.kind == EngineKind::Ollama;
+        if engine.up && ollama {
+            learnt |= tools.shows.fetch(&tools.ask, &to, &engine.models).await;
+        }
+    }
+    if learnt {
+        fill(&mut listing);
+        tell(&listing);
+    }
+    memory.known = Some(Known { listing: Some(listing), ..known });
+}
+
+async fn look_at_server(tools: &Tools, server: &Server, memory: &mut Memory) -> Result<(), Why> {
+    let to = Target { node: server.id(), dial: server.dial.clone(), prefix: server.prefix.clone() };
+    let url = engines::url_of(&server.dial, &server.prefix);
+    let bound = network::is_bound(&server.dial);
+    if bound && !is_here(tools, server) {
+        tools.directory.path(&to.node, &to.dial).lost();
+        return Err(Why::Elsewhere);
+    }
+    match look_again(tools, memory).await {
+        Some(found) => found?,
+        None => look_at_engine(tools, &to, memory).await?,
+    }
+    if bound {
+        tools.networks.answered(&url, &network::place_of(&server.dial));
+    }
+    Ok(())
+}
+
+/// Whether a configured server belongs to the network this machine is on.
+pub(super) fn is_here(tools: &Tools, server: &Server) -> bool {
+    let url = engines::url_of(&server.dial, &server.prefix);
+    !network::is_bound(&server.dial)
+        || tools.networks.belongs(&url, &network::place_of(&server.dial)) == Belongs::Here
+}

@@ -1,0 +1,231 @@
+//! When whom: one schedule for each peer and configured server, at most eight looks at once.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand::Rng;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+
+use super::peers::{self, Memory, Outcome, Tools, Whom};
+use crate::directory::{Event, Look, Peer, Server};
+use crate::types::{Moment, NodeId, Timing};
+
+/// Most looks at once.
+const AT_ONCE: usize = 8;
+
+/// How long a path that just died is left alone, look by look, as parts of a fifth of the
+/// usual interval: 1, 2, 5, 10, 30 s.
+const AFTER_DEATH: [u32; 5] = [1, 2, 5, 10, 30];
+
+/// Runs the schedules.
+pub(super) struct Schedule {
+    tools: Arc<Tools>,
+    /// All configured servers, wherever they belong.
+    servers: Vec<Server>,
+    /// Those that belong to this network, as last told.
+    here: Option<Vec<Server>>,
+    peers: watch::Receiver<Arc<Vec<Peer>>>,
+    looks: mpsc::Receiver<(NodeId, Look)>,
+    turns: BTreeMap<NodeId, Turn>,
+    running: JoinSet<(NodeId, Memory, Outcome)>,
+}
+
+/// Whose turn it is, and when.
+#[derive(Debug)]
+struct Turn {
+    whom: Whom,
+    next: Moment,
+    waits: Waits,
+    memory: Memory,
+    running: bool,
+    /// Somebody asked for a look while one was running.
+    again: bool,
+}
+
+/// How long the next wait is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Waits {
+    nothing: u32,
+    dead: usize,
+}
+
+impl Waits {
+    /// The wait after a look that ended so.
+    fn after(&mut self, outcome: Outcome, timing: &Timing) -> Duration {
+        let step = timing.probe / 5;
+        if outcome != Outcome::Nothing {
+            self.nothing = 0;
+        }
+        if outcome != Outcome::Dead {
+            self.dead = 0;
+        }
+        match outcome {
+            Outcome::Alive => timing.probe,
+            Outcome::Missed => step,
+            Outcome::Dead => {
+                let parts = AFTER_DEATH[self.dead.min(AFTER_DEATH.len() - 1)];
+                self.dead += 1;
+                step * parts
+            }
+            Outcome::Nothing => {
+                let doubled = timing.probe_backoff * 2u32.saturating_pow(self.nothing.min(16));
+                self.nothing += 1;
+                doubled.min(timing.probe_backoff_max)
+            }
+        }
+    }
+}
+
+impl Schedule {
+    pub(super) fn new(tools: Arc<Tools>, servers: Vec<Server>) -> Schedule {
+        let (peers, looks) = (tools.directory.peers(), tools.directory.looks());
+        let (turns, running) = (BTreeMap::new(), JoinSet::new());
+        Schedule { tools, servers, here: None, peers, looks, turns, running }
+    }
+
+    /// Runs until the directory is gone.
+    pub(super) async fn run(mut self) {
+        self.update();
+        loop {
+            self.start_due();
+            let wait = self.wait();
+            tokio::select! {
+                changed = self.peers.changed() => match changed {
+                    Ok(()) => self.update(),
+                    Err(_) => return,
+                },
+                Some((node, _)) = self.looks.recv() => self.hurry(&node),
+                Some(done) = self.running.join_next() => {
+                    if let Ok((node, memory, outcome)) = done {
+                        self.done(&node, memory, outcome);
+                    }
+                }
+                () = tokio::time::sleep(wait) => self.update_servers(),
+            }
+        }
+    }
+
+    /// Takes in who may be looked at.
+    fn update(&mut self) {
+        self.update_servers();
+        let peers = self.peers.borrow_and_update().clone();
+        let here = self.here.iter().flatten().cloned().map(Whom::Server);
+        let wanted: Vec<Whom> = peers.iter().cloned().map(Whom::Peer).chain(here).collect();
+        self.keep(wanted);
+    }
+
+    /// Servers come and go with the network this machine is on.
+    fn update_servers(&mut self) {
+        let is_here = |server: &&Server| peers::is_here(&self.tools, server);
+        let here: Vec<Server> = self.servers.iter().filter(is_here).cloned().collect();
+        if self.here.as_ref() == Some(&here) {
+            return;
+        }
+        self.tools.directory.send(Event::Servers(here.clone()));
+        let known = self.turns.values().map(|t| t.whom.clone());
+        let peers = known.filter(|whom| matches!(whom, Whom::Peer(_)));
+        let wanted = peers.chain(here.iter().cloned().map(Whom::Server)).collect();
+        self.here = Some(here);
+        self.keep(wanted);
+    }
+
+    fn keep(&mut self, wanted: Vec<Whom>) {
+        let now = self.tools.ask.clock.now();
+        let ids: HashSet<NodeId> = wanted.iter().map(Whom::id).collect();
+        self.turns.retain(|id, _| ids.contains(id));
+        for whom in wanted {
+            let turn = self.turns.entry(whom.id()).or_insert_with(|| Turn {
+                whom: whom.clone(),
+                next: now,
+                waits: Waits::default(),
+                memory: Memory::default(),
+                running: false,
+                again: false,
+            });
+            if turn.whom != whom {
+                (turn.whom, turn.next, turn.waits) = (whom, now, Waits::default());
+                turn.again = turn.running;
+            }
+        }
+    }
+
+    /// Looks at a node now, or as soon as the running look ends.
+    fn hurry(&mut self, node: &NodeId) {
+        let now = self.tools.ask.clock.now();
+        if let Some(turn) = self.turns.get_mut(node) {
+            turn.next = now;
+            turn.again = turn.running;
+        }
+    }
+
+    fn start_due(&mut self) {
+        let now = self.tools.ask.clock.now();
+        let mut due: Vec<&mut Turn> =
+            self.turns.values_mut().filter(|t| !t.running && t.next <= now).collect();
+        // Who waits longest comes first.
+        due.sort_by_key(|turn| turn.next);
+        for turn in due.into_iter().take(AT_ONCE.saturating_sub(self.running.len())) {
+            turn.running = true;
+            let (tools, whom) = (self.tools.clone(), turn.whom.clone());
+            let mut memory = turn.memory.clone();
+            self.running.spawn(async move {
+                let outcome = peers::look(&tools, &whom, &mut memory).await;
+                (whom.id(), memory, outcome)
+            });
+        }
+    }
+
+    fn done(&mut self, node: &NodeId, memory: Memory, outcome: Outcome) {
+        let now = self.tools.ask.clock.now();
+        let Some(turn) = self.turns.get_mut(node) else { return };
+        turn.running = false;
+        turn.memory = memory;
+        let wait = turn.waits.after(outcome, &self.tools.ask.timing);
+        // Nodes that started together need not go on together.
+        let jitter = rand::rng().random_range(0.9..1.1);
+        turn.next = match std::mem::take(&mut turn.again) {
+            true => now,
+            false => now + wait.mul_f64(jitter),
+        };
+    }
+
+    /// Until the next turn, and not longer than a probe's interval: the network may change.
+    fn wait(&self) -> Duration {
+        let now = self.tools.ask.clock.now();
+        let most = self.tools.ask.timing.probe;
+        if self.running.len() >= AT_ONCE {
+            return most;
+        }
+        let idle = self.turns.values().filter(|t| !t.running);
+        idle.map(|t| t.next.since(now)).min().map_or(most, |wait| wait.min(most))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_follow_what_was_found() {
+        let timing = Timing::default();
+        let mut waits = Waits::default();
+        let mut check = |outcome, want: &[u64]| {
+            for want in want {
+                assert_eq!(
+                    waits.after(outcome, &timing),
+                    Duration::from_secs(*want),
+                    "{outcome:?}"
+                );
+            }
+        };
+        check(Outcome::Nothing, &[10, 20, 40, 80, 160, 300, 300, 300]);
+        check(Outcome::Alive, &[5, 5]);
+        check(Outcome::Missed, &[1, 1]);
+        check(Outcome::Dead, &[1, 2, 5, 10, 30, 30]);
+        check(Outcome::Alive, &[5]);
+        check(Outcome::Dead, &[1]);
+        check(Outcome::Nothing, &[10]);
+    }
+}
