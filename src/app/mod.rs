@@ -7,6 +7,7 @@
 
 mod connections;
 mod doors;
+mod observe;
 mod preload;
 mod reload;
 mod router;
@@ -30,6 +31,7 @@ use crate::gate::{Gates, GatesConfig, OllamaLoader};
 use crate::mesh::Mesh;
 use crate::net::localapi;
 use crate::net::{Callers, Connector, MeshListeners, Pool, Sockets, TailnetView};
+use crate::probe::{ProbeConfig, Probes};
 use crate::proxy::{self, Proxy};
 use crate::telemetry::{Clock, Events, Metrics};
 use crate::trust::{Access, Tailnet};
@@ -94,6 +96,7 @@ pub struct App {
     draining: watch::Sender<bool>,
     drain: Duration,
     tasks: Mutex<Vec<tokio::task::JoinHandle<()>>>,
+    _probes: Probes,
     _lock: Option<state::Lock>,
 }
 
@@ -199,13 +202,23 @@ impl App {
 
         let tasks = vec![
             tokio::spawn(names(view, own)),
+            tokio::spawn(observe::tell(
+                Arc::clone(&directory),
+                Arc::clone(&gates),
+                clock,
+                Arc::clone(&timing),
+            )),
             tokio::spawn(preload::keep(
                 config_rx.clone(),
                 Arc::clone(&directory),
                 Arc::clone(&gates),
             )),
         ];
+        let ours = doors.own_addresses();
+        let looking = ProbeConfig::of(&config, ours, state, Timing::clone(&timing));
+        let probes = Probes::start(looking, &directory, &pool, clock);
         Ok(App {
+            _probes: probes,
             proxy,
             directory,
             discovery,

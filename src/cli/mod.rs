@@ -94,7 +94,8 @@ impl From<io::Error> for Failure {
 
 /// Runs the program with the arguments and the environment of this process.
 pub fn main() -> ExitCode {
-    let (mut out, mut err) = (io::stdout().lock(), io::stderr().lock());
+    // Not locked: the log writes to stderr too, from other threads.
+    let (mut out, mut err) = (io::stdout(), io::stderr());
     ExitCode::from(run(std::env::args_os(), Arc::new(ProcessEnv), &mut out, &mut err))
 }
 

@@ -9,6 +9,9 @@ use crate::telemetry::log;
 pub(super) async fn run(context: Context<'_>) -> Result<(), Failure> {
     let config = context.load()?;
     log::init(&config.log).map_err(anyhow::Error::from)?;
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
     app::serve(config, context.config, Arc::clone(&context.env))
         .await
         .map_err(anyhow::Error::from)?;

@@ -96,11 +96,13 @@ pub(crate) struct Fail {
     /// For the log and for the list of what was tried.
     pub(crate) text: String,
     pub(crate) retry_after: Option<Duration>,
+    /// The word for another sidecar, if this node's gate said no.
+    pub(crate) refused: Option<&'static str>,
 }
 
 impl Fail {
     pub(crate) fn new(reason: Reason, text: impl Into<String>) -> Fail {
-        Fail { reason, answer: None, text: text.into(), retry_after: None }
+        Fail { reason, answer: None, text: text.into(), retry_after: None, refused: None }
     }
 
     /// Whether the try may have made an engine work, and so counts against the budget.
@@ -126,6 +128,9 @@ pub(crate) async fn attempt(
         let dial = &offer.endpoint.dial;
         let sent = send(px, ask, offer, &offer.node.id, dial, target, None);
         let (head, first, body) = sent.await?;
+        if ask.unload && head.status.is_success() {
+            px.gates.of(&offer.endpoint).note_unloaded(offer.weights.as_ref(), &offer.key);
+        }
         return Ok(Accepted { head, first, body, inflight, ticket, path: None, started, waited });
     }
     let path = offer
@@ -184,6 +189,7 @@ async fn enter_gate(
 /// What a gate's refusal means for the request.
 fn at_gate(ask: &Ask<'_>, refusal: gate::Refusal) -> Fail {
     let retry_after = Some(refusal.retry_after);
+    let refused = Some(refusal.why.label());
     let (reason, answer, text) = match refusal.why {
         // The load failed: the engine's own words, in the caller's dialect.
         gate::Reason::Load(fail) => {
@@ -210,7 +216,7 @@ fn at_gate(ask: &Ask<'_>, refusal: gate::Refusal) -> Fail {
             (Reason::QueueFull, None, "its queue is full".into())
         }
     };
-    Fail { reason, answer, text, retry_after }
+    Fail { reason, answer, text, retry_after, refused }
 }
 
 type Sent = (http::response::Parts, Option<Bytes>, PooledBody);
@@ -275,10 +281,12 @@ async fn accept(px: &Proxy, ask: &Ask<'_>, response: Response<PooledBody>) -> Re
         let retry_after = retry_after(&head.headers);
         let status = head.status;
         return match headers::response(status, &mut head.headers) {
-            Ok(()) => {
-                Err(Fail { reason, answer: Some((status, head.headers, bytes)), text, retry_after })
-            }
-            Err(_) => Err(Fail { reason, answer: None, text, retry_after }),
+            Ok(()) => Err(Fail {
+                answer: Some((status, head.headers, bytes)),
+                retry_after,
+                ..Fail::new(reason, text)
+            }),
+            Err(_) => Err(Fail { retry_after, ..Fail::new(reason, text) }),
         };
     }
     headers::response(head.status, &mut head.headers)

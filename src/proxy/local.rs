@@ -17,7 +17,7 @@ use crate::api::peek::{Peeked, Scanner};
 use crate::config::Config;
 use crate::directory::{Endpoint, Look, Node, Snapshot};
 use crate::net::{Body, BoxError};
-use crate::types::{Dial, NameError, NodeKind, Op, RequestedModel, Source};
+use crate::types::{Dial, NameError, NodeKind, Op, Outcome, RequestedModel, Source};
 
 use super::asked::Asked;
 use super::error::{self, Failure};
@@ -226,6 +226,7 @@ async fn forward(
     landing: Option<String>,
     running: super::Running,
 ) -> Result<Response<Body>, Failure> {
+    let arrived = px.clock.now();
     let (dial, prefix, target) = way(node)?;
     let lease = px
         .pool
@@ -270,8 +271,12 @@ async fn forward(
     let noted = note.is_some();
     let then = Arc::clone(px);
     let id = node.id.clone();
+    let meter = px.meter(asked, "", node.name.as_str());
     let after = After(Some(Box::new(move || {
         drop(running);
+        if let Some(meter) = meter {
+            meter.finish(Outcome::Done, then.clock.now().since(arrived));
+        }
         then.directory.look_at(&id, Look::List);
     })));
     let body = Tail { note, upstream: Box::pin(upstream), _after: after };

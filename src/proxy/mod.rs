@@ -155,10 +155,17 @@ impl Proxy {
         let mesh_rule = (!apps).then(|| self.access.borrow().of(&caller));
         let asked = asked::read_head(caller, mesh_rule, head, request_id);
         let (api, op, mesh) = (asked.api(), asked.route.op, asked.is_mesh());
+        let here = matches!(asked.route.class, Class::Here | Class::Union);
         let request_id = asked.request_id.clone();
         let arrived = self.clock.now();
         let mut response = match self.route(&settings, asked, body).await {
-            Ok(response) => response,
+            Ok(response) => {
+                if here && !mesh {
+                    let took = self.clock.now().since(arrived);
+                    self.metrics.request(api, op, "", "").finish(Outcome::Done, took);
+                }
+                response
+            }
             Err(failure) => {
                 self.note_refused(door.kind, &failure);
                 tracing::info!(

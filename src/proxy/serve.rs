@@ -41,6 +41,8 @@ struct Tried {
     /// The last engine's own answer.
     answer: Option<Fail>,
     retry_after: Option<Duration>,
+    /// What this node's gate said, for another sidecar.
+    refused: Option<&'static str>,
     used_engine: u32,
 }
 
@@ -121,6 +123,7 @@ impl Tried {
         }
         let cost = fail.used_engine();
         self.retry_after = fail.retry_after.or(self.retry_after);
+        self.refused = fail.refused.or(self.refused);
         self.log.push((offer.node.name.to_string(), fail.reason, fail.text.clone()));
         if fail.answer.is_some() {
             self.answer = Some(fail);
@@ -178,7 +181,7 @@ impl Tried {
         ));
         failure.counted = true;
         failure.retry_after = self.retry_after;
-        failure.refused = self.log.iter().any(|l| l.1 == Reason::QueueFull).then_some("queue_full");
+        failure.refused = self.refused;
         Err(failure)
     }
 }
