@@ -350,3 +350,20 @@ pub(super) fn bind_to_device(socket: &Socket, device: &Device, v4: bool) -> io::
 pub(super) fn bind_to_device(_: &Socket, _: &Device, _: bool) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
 }
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_tailnet_socket_is_tied_to_address_and_device_before_it_connects() {
+        let source: IpAddr = "127.0.0.1".parse().unwrap();
+        let lo = device_of(source).unwrap();
+        let socket = bound(source, "127.0.0.2:9".parse().unwrap(), &lo).unwrap();
+        assert_eq!(socket.local_addr().unwrap().ip(), source);
+        let device = socket2::SockRef::from(&socket).device().unwrap().unwrap();
+        assert_eq!(device, lo.name.as_bytes());
+        let gone = Device { name: "no-such-device".to_owned(), index: None };
+        assert!(bound(source, "127.0.0.2:9".parse().unwrap(), &gone).is_err());
+    }
+}

@@ -35,23 +35,26 @@ pub(super) fn other_end(local: SocketAddr, remote: SocketAddr, daemon: Option<Da
 
 fn look(proc: &Path, local: SocketAddr, remote: SocketAddr, daemon: Option<Daemon>) -> OtherEnd {
     // Their socket is ours with the ends swapped.
-    let Some(found) = entry(proc, remote, local) else { return OtherEnd::Unknown };
-    let Some(daemon) = daemon else { return OtherEnd::Unknown };
+    let find = || entry(proc, remote, local);
+    decide(find, daemon, |pid, inode| holds(proc, pid, inode))
+}
+
+fn decide(
+    find: impl Fn() -> Option<Entry>,
+    daemon: Option<Daemon>,
+    holds: impl Fn(i32, u64) -> io::Result<bool>,
+) -> OtherEnd {
+    let (Some(found), Some(daemon)) = (find(), daemon) else { return OtherEnd::Unknown };
     if found.uid != daemon.uid {
         return OtherEnd::Program { uid: found.uid };
     }
     let Some(pid) = daemon.pid else { return OtherEnd::Unknown };
-    match holds(proc, pid, found.inode) {
+    match holds(pid, found.inode) {
         Ok(true) => OtherEnd::Daemon,
-        Ok(false) => {
-            // A daemon that closed its socket in the meantime holds it no longer: only a socket
-            // that is still there was somebody else's all along.
-            if entry(proc, remote, local) == Some(found) {
-                OtherEnd::Program { uid: found.uid }
-            } else {
-                OtherEnd::Unknown
-            }
-        }
+        // A daemon that closed its socket in the meantime holds it no longer: only a socket that
+        // is still there was somebody else's all along.
+        Ok(false) if find() == Some(found) => OtherEnd::Program { uid: found.uid },
+        Ok(false) => OtherEnd::Unknown,
         Err(error) if error.kind() == io::ErrorKind::NotFound => OtherEnd::Gone,
         Err(_) => OtherEnd::Unknown,
     }
@@ -183,6 +186,20 @@ mod tests {
         // An IPv4 connection from an IPv6 socket, and a real IPv6 one.
         check("127.0.0.1", 40002, Some((0, Some(50))), OtherEnd::Program { uid: 1001 });
         check("::1", 40003, Some((0, Some(50))), OtherEnd::Program { uid: 1002 });
+    }
+
+    #[test]
+    fn a_socket_that_vanished_while_we_looked_proves_nothing() {
+        let there = Some(Entry { uid: 977, inode: 4711 });
+        for (then, want) in [(there, OtherEnd::Program { uid: 977 }), (None, OtherEnd::Unknown)] {
+            let now = std::cell::Cell::new(there);
+            let holds = |_, _| {
+                now.set(then);
+                Ok(false)
+            };
+            let daemon = Some(Daemon { uid: 977, pid: Some(50) });
+            assert_eq!(decide(|| now.get(), daemon, holds), want);
+        }
     }
 
     #[cfg(target_os = "linux")]

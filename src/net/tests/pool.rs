@@ -167,16 +167,20 @@ async fn a_request_that_may_have_arrived_is_said_to_be_sent() {
 #[tokio::test]
 async fn a_kept_connection_that_the_other_side_closed_is_not_handed_out() {
     let (listener, addr) = listener("127.0.0.1").await;
-    let (_keep, pool) = pool(TailnetView::absent("no_tailnet"));
+    let (_keep, connector) = connector(TailnetView::absent("no_tailnet"));
+    // Its own housekeeping is far away.
+    let pool = Pool::new(connector, Clock::start(), &Timing::default());
     let dial = Dial::Loopback(addr);
     let lease = pool.acquire(&NodeId::This, &dial).await.unwrap();
     let (mut stream, _) = listener.accept().await.unwrap();
     let server = tokio::spawn(async move {
         request(&mut stream).await;
         stream.write_all(LENGTH.as_bytes()).await.unwrap();
+        stream
     });
     text(lease, "/").await;
-    server.await.unwrap();
+    settled(&pool, &dial, 1).await;
+    drop(server.await.unwrap());
     tokio::time::sleep(Duration::from_millis(50)).await;
     assert!(!pool.acquire(&NodeId::This, &dial).await.unwrap().reused);
 }
