@@ -12,7 +12,9 @@ use crate::gate::{Gates, weights_of};
 use crate::telemetry::Clock;
 use crate::types::{EngineKind, Moment, Timing};
 
-/// Passes every new picture of this node's memory on, for as long as the directory lives.
+/// Passes what is known of this node's memory on, for as long as the directory lives: with every
+/// new picture, and again after a while. A gate does not believe a model gone that it used just
+/// before the engine was asked, so it has to hear of it once more.
 pub(super) async fn tell(
     directory: Arc<Directory>,
     gates: Arc<Gates>,
@@ -22,8 +24,11 @@ pub(super) async fn tell(
     // A picture is at most this old when it is seen here; what was used since is not gone.
     let age = timing.probe_local + timing.probe_limit;
     let mut pictures = directory.changed();
-    while pictures.changed().await.is_ok() {
-        pictures.borrow_and_update();
+    loop {
+        tokio::select! {
+            changed = pictures.changed() => if changed.is_err() { return },
+            () = tokio::time::sleep(timing.probe_local) => {}
+        }
         let snapshot = directory.load();
         let Some(this) = snapshot.this() else { continue };
         gates.keep(|id| this.endpoints.iter().any(|e| e.id == id));

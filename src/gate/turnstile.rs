@@ -200,7 +200,8 @@ impl Gate {
         match &end {
             Ok(LoadDone { took }) => {
                 tracing::info!(model = %ask.model, ms = took.as_millis(), "loaded");
-                ask.cell.loaded_ctx.store(ask.load_key.num_ctx.unwrap_or(0).max(1), Relaxed);
+                // Loaded, with a window that the engine will say: it cuts what is too large.
+                ask.cell.loaded_ctx.store(1, Relaxed);
                 self.measured(load, *took);
             }
             // The engine's text may quote the request: it goes to the caller, never to a log.
