@@ -4,6 +4,8 @@
 //! status. Names from elsewhere are made harmless before they are shown.
 
 mod status;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 
@@ -104,7 +106,7 @@ impl Admin {
     pub fn status(&self) -> Value {
         let config = Arc::clone(&self.parts.config.borrow());
         let events = &self.parts.events;
-        status(&self.parts.directory.load(), &config, events, self.now(), self.started)
+        status(&self.parts.directory.load(), &config, events, self.started)
     }
 
     /// What a peer may see.

@@ -1,29 +1,24 @@
 //! The status as JSON: all of it for this machine, less of it for a peer.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
 
 use crate::config::{Config, ShareWhen};
-use crate::directory::{Model, Node, Snapshot};
+use crate::directory::{Model, Node, Offer, Snapshot};
 use crate::telemetry::events::{Events, timestamp};
 use crate::telemetry::plain;
 use crate::trust::Granted;
-use crate::types::{Moment, Verb};
+use crate::types::{Dial, Moment, Rung, Verb};
 
 /// Everything, for people and programs on this machine.
-pub fn status(
-    snapshot: &Snapshot,
-    config: &Config,
-    events: &Events,
-    now: Moment,
-    started: SystemTime,
-) -> Value {
+pub fn status(snapshot: &Snapshot, config: &Config, events: &Events, started: SystemTime) -> Value {
     let wall = |at: Moment| timestamp(started + now_less(at));
     let this = Snapshot::this(snapshot);
     let mut peers: Vec<Value> =
-        snapshot.nodes.iter().filter(|n| !n.is_this()).map(|node| peer(node, now, &wall)).collect();
+        snapshot.nodes.iter().filter(|n| !n.is_this()).map(|node| peer(node, &wall)).collect();
     peers.extend(snapshot.unused.iter().map(|unused| {
         json!({
             "name": plain(unused.name.as_str()), "kind": null, "owner": plain(&unused.owner),
@@ -36,23 +31,31 @@ pub fn status(
         "node": {
             "name": this.map(|n| n.name.as_str()),
             "id": this.map(|n| n.id.to_string()),
-            "owner": this.and_then(|n| n.principal.as_ref()).map(ToString::to_string),
+            "owner": this.and_then(|n| n.principal.as_ref()).map(|p| plain(&p.to_string()).into_owned()),
             "endpoints": this.map(|n| endpoints(n)),
         },
         "rung": snapshot.rung.rung.label(),
         "why": &*snapshot.rung.why,
         "since": wall(snapshot.rung.since),
-        "coordinator": { "up": snapshot.coordinator_up },
+        "coordinator": {
+            "up": snapshot.coordinator_up,
+            // Since when it is there is not kept, since when it is missing is the rung's age.
+            "since": (snapshot.rung.rung == Rung::CoordinatorLost)
+                .then(|| wall(snapshot.rung.since)),
+        },
         "sharing": { "when": share(config.share.when), "accepting": "all", "why": "" },
         "offline": config.offline,
-        "listen": config.listen.iter().map(|l| format!("{l:?}")).collect::<Vec<_>>(),
+        "listen": config.listen.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "peers": peers,
         "models": snapshot.models.values().map(|m| model(m, |_| true)).collect::<Vec<_>>(),
         "requests": events.requests(),
         "events": events.notes(),
         "pins": 0,
         "warnings": config.warnings,
-        "config": { "file": config.origin.file.as_ref().map(|f| f.display().to_string()) },
+        "config": {
+            "file": config.origin.file.as_ref().map(|f| f.display().to_string()),
+            "loadedAt": config.origin.loaded_at.map(timestamp),
+        },
     })
 }
 
@@ -74,7 +77,10 @@ pub fn reduced(snapshot: &Snapshot, granted: &Granted, now: Moment) -> Value {
         "engines": this.map(|n| {
             n.endpoints
                 .iter()
-                .map(|e| json!({ "kind": e.kind.label(), "version": e.version, "state": state(e.up) }))
+                .map(|e| {
+                    let version = e.version.as_deref().map(plain);
+                    json!({ "kind": e.kind.label(), "version": version, "state": state(e.up) })
+                })
                 .collect::<Vec<_>>()
         }),
         "models": models,
@@ -99,7 +105,7 @@ fn state(up: bool) -> &'static str {
     if up { "up" } else { "down" }
 }
 
-fn peer(node: &Node, now: Moment, wall: &impl Fn(Moment) -> String) -> Value {
+fn peer(node: &Node, wall: &impl Fn(Moment) -> String) -> Value {
     let paths: Vec<Value> = node
         .paths
         .iter()
@@ -108,7 +114,7 @@ fn peer(node: &Node, now: Moment, wall: &impl Fn(Moment) -> String) -> Value {
             let last = cell.last_ok.load(Relaxed);
             json!({
                 "kind": path.kind.label(),
-                "addr": format!("{:?}", path.dial),
+                "addr": address(&path.dial),
                 "state": state(cell.alive.load(Relaxed)),
                 "why": if cell.misses.load(Relaxed) > 0 { "probes are missed" } else { "" },
                 "rttMs": cell.rtt().map(|rtt| rtt.as_secs_f64() * 1e3),
@@ -116,14 +122,14 @@ fn peer(node: &Node, now: Moment, wall: &impl Fn(Moment) -> String) -> Value {
             })
         })
         .collect();
-    let _ = now;
     json!({
         "name": node.name.as_str(),
         "id": node.id.to_string(),
         "kind": node.kind.label(),
         "owner": node.principal.as_ref().map(|p| plain(&p.to_string()).into_owned()),
         "version": node.version.as_deref().map(plain),
-        "accepting": "all",
+        // Known only where a peer reports it.
+        "accepting": null,
         "why": if node.is_alive() { "" } else { "does not answer" },
         "path": node.best_path().map(|p| p.kind.label()),
         "paths": paths,
@@ -143,12 +149,22 @@ fn endpoints(node: &Node) -> Vec<Value> {
         .collect()
 }
 
-fn model(model: &Model, show: impl Fn(&crate::directory::Offer) -> bool) -> Value {
-    let offers: Vec<Value> = model
-        .offers
+fn address(dial: &Dial) -> String {
+    match dial {
+        Dial::Loopback(addr) | Dial::Tailnet(addr) => addr.to_string(),
+        Dial::Configured { host, port, tls } => {
+            let scheme = if *tls { "https" } else { "http" };
+            let host = if host.contains(':') { format!("[{host}]") } else { host.to_string() };
+            format!("{scheme}://{host}:{port}")
+        }
+    }
+}
+
+fn model(model: &Model, show: impl Fn(&Offer) -> bool) -> Value {
+    let shown: Vec<&Arc<Offer>> =
+        model.offers.iter().chain(&model.variants).filter(|o| show(o)).collect();
+    let offers: Vec<Value> = shown
         .iter()
-        .chain(&model.variants)
-        .filter(|o| show(o))
         .map(|o| {
             let known = |value: f64| (value > 0.0).then_some(value);
             json!({
@@ -162,6 +178,7 @@ fn model(model: &Model, show: impl Fn(&crate::directory::Offer) -> bool) -> Valu
             })
         })
         .collect();
-    let digest = model.offers.first().and_then(|o| o.digest.as_ref()).map(|d| d.0.to_string());
+    // Of what is shown: a peer may not learn what another one has.
+    let digest = shown.first().and_then(|o| o.digest.as_ref()).map(|d| plain(&d.0).into_owned());
     json!({ "name": model.key.short(), "digest": digest, "offers": offers })
 }

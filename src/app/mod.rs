@@ -17,7 +17,7 @@ mod state;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
@@ -104,7 +104,8 @@ impl App {
     /// Starts everything. Returns when the apps listeners are open; what the mesh has shows as
     /// it is found.
     pub async fn start(setup: Setup) -> Result<App, StartError> {
-        let Setup { config, sockets, timing, state, name } = setup;
+        let Setup { mut config, sockets, timing, state, name } = setup;
+        config.origin.loaded_at = Some(SystemTime::now());
         let lock = state.as_deref().map(state::lock).transpose()?;
         let clock = Clock::start();
         let metrics = Metrics::new()?;

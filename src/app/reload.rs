@@ -1,6 +1,7 @@
 //! A new configuration, while requests run.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use crate::config::{Config, Variants};
 use crate::directory::{Event, Settings};
@@ -23,7 +24,8 @@ pub(super) fn directory_settings(config: &Config, timing: &Timing) -> Settings {
 impl App {
     /// Takes a new configuration over. No request is dropped: those that run keep what they
     /// began with.
-    pub fn reload(&self, config: Config) {
+    pub fn reload(&self, mut config: Config) {
+        config.origin.loaded_at = Some(SystemTime::now());
         let old = Arc::clone(&self.config.borrow());
         if old.listen != config.listen || old.admin_listen != config.admin_listen {
             tracing::warn!("a change of `listen` or `admin.listen` needs a restart");

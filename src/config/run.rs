@@ -1,10 +1,11 @@
 //! The configuration as the program needs it: every default filled in, every text parsed.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use crate::types::{Class, Verbs, Who};
 
@@ -83,6 +84,8 @@ pub struct Config {
 pub struct Origin {
     /// The file, if there was one.
     pub file: Option<PathBuf>,
+    /// When it was taken into use; set by whoever does that.
+    pub loaded_at: Option<SystemTime>,
 }
 
 /// An apps listener.
@@ -94,6 +97,16 @@ pub enum ListenAt {
     Unix(PathBuf),
     /// A container bridge by interface name, with the port of the first TCP entry.
     Bridge(String),
+}
+
+impl fmt::Display for ListenAt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ListenAt::Tcp(addr) => addr.fmt(f),
+            ListenAt::Unix(path) => write!(f, "unix:{}", path.display()),
+            ListenAt::Bridge(name) => f.write_str(name),
+        }
+    }
 }
 
 /// One of this node's engines, named by hand.
