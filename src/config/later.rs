@@ -54,7 +54,7 @@ pub(super) fn warnings(written: &Config) -> Vec<String> {
 }
 
 fn warning(path: &str, what: &str) -> String {
-    format!("{path} has no effect in this version: {what} comes later")
+    format!("{path} has no effect in this version (for later: {what})")
 }
 
 fn at<'a>(value: &'a Value, path: &str) -> Option<&'a Value> {
