@@ -13,6 +13,8 @@ mod network;
 mod peers;
 mod schedule;
 mod shows;
+#[cfg(test)]
+mod tests;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

@@ -15,7 +15,9 @@ use super::list;
 use super::network::{self, Belongs, Networks};
 use super::shows::Shows;
 use crate::api::wire;
-use crate::directory::{Directory, EngineListing, Event, Listing, ModelListing, Peer, Server};
+use crate::directory::{
+    Directory, EngineListing, Event, Grant, Listing, ModelListing, Peer, Server,
+};
 use crate::types::{Dial, EngineKind, NodeId, NodeKind};
 
 /// What every look needs.
@@ -91,7 +93,7 @@ pub(super) async fn look(tools: &Tools, whom: &Whom, memory: &mut Memory) -> Out
 
 /// Why a look found nothing.
 #[derive(Debug, thiserror::Error)]
-enum Why {
+pub(super) enum Why {
     #[error("{0}")]
     Silent(#[from] AskError),
     #[error("it refuses this node")]
@@ -197,21 +199,29 @@ async fn search(tools: &Tools, peer: &Peer, memory: &mut Memory) -> Result<(), W
         dial: Dial::Tailnet((addr, port).into()),
         prefix: "".into(),
     };
-    let mut first = None;
-    if !peer.grant.rich.is_empty() {
-        for port in &tools.mesh_ports {
-            match look_at_offers(tools, &at(*port), memory).await {
-                Ok(()) => return Ok(()),
-                Err(Why::Refuses) => return Err(Why::Refuses),
-                Err(why) => first = first.or(Some(why)),
-            }
+    let mut last = Err(Why::NoServer);
+    for (kind, port) in doors(&peer.grant, memory.rich, &tools.mesh_ports, tools.bare_port) {
+        // A sidecar may have shown itself on the way.
+        if kind == NodeKind::Bare && memory.rich {
+            break;
+        }
+        last = match kind {
+            NodeKind::Rich => look_at_offers(tools, &at(port), memory).await,
+            NodeKind::Bare | NodeKind::This => look_at_engine(tools, &at(port), memory).await,
+        };
+        if matches!(last, Ok(()) | Err(Why::Refuses)) {
+            break;
         }
     }
-    // A sidecar that is down leaves its engine's port open: that is no leave to go round it.
-    if !peer.grant.bare.is_empty() && !memory.rich {
-        return look_at_engine(tools, &at(tools.bare_port), memory).await;
-    }
-    Err(first.unwrap_or(Why::NoServer))
+    last
+}
+
+/// What may be tried at a peer, in order. A sidecar that is down leaves its engine's port
+/// open: that is no leave to go round it.
+fn doors(grant: &Grant, rich: bool, mesh: &[u16], bare: u16) -> Vec<(NodeKind, u16)> {
+    let mesh = mesh.iter().filter(|_| !grant.rich.is_empty()).map(|p| (NodeKind::Rich, *p));
+    let bare = (!grant.bare.is_empty() && !rich).then_some((NodeKind::Bare, bare));
+    mesh.chain(bare).collect()
 }
 
 /// A node's addresses in turn: all lead through the same tunnel, and one is usually enough.
@@ -224,7 +234,11 @@ fn next_address(addrs: &[IpAddr], memory: &mut Memory) -> Option<IpAddr> {
 }
 
 /// Asks a sidecar for its list.
-async fn look_at_offers(tools: &Tools, to: &Target, memory: &mut Memory) -> Result<(), Why> {
+pub(super) async fn look_at_offers(
+    tools: &Tools,
+    to: &Target,
+    memory: &mut Memory,
+) -> Result<(), Why> {
     let held = memory.known.as_ref().filter(|k| k.to == *to && k.kind == NodeKind::Rich);
     let tag = held.and_then(|k| k.tag.clone());
     let answer = tools.ask.get(to, wire::OFFERS, tag.as_deref()).await?;
@@ -353,4 +367,36 @@ pub(super) fn is_here(tools: &Tools, server: &Server) -> bool {
     let url = engines::url_of(&server.dial, &server.prefix);
     !network::is_bound(&server.dial)
         || tools.networks.belongs(&url, &network::place_of(&server.dial)) == Belongs::Here
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_a_grant_names_is_tried_and_no_sidecar_is_gone_round() {
+        let all = Grant::all();
+        let rich = Grant { bare: vec![], ..Grant::all() };
+        let bare = Grant { rich: vec![], ..Grant::all() };
+        use NodeKind::{Bare, Rich};
+        for (grant, seen_rich, want) in [
+            (&all, false, vec![(Rich, 1), (Rich, 2), (Bare, 3)]),
+            (&all, true, vec![(Rich, 1), (Rich, 2)]),
+            (&rich, false, vec![(Rich, 1), (Rich, 2)]),
+            (&bare, false, vec![(Bare, 3)]),
+            (&bare, true, vec![]),
+            (&Grant::default(), false, vec![]),
+        ] {
+            assert_eq!(doors(grant, seen_rich, &[1, 2], 3), want);
+        }
+    }
+
+    #[test]
+    fn addresses_take_turns_the_shorter_kind_first() {
+        let addrs: Vec<IpAddr> = ["fd7a::1", "100.64.0.1"].map(|a| a.parse().unwrap()).to_vec();
+        let mut memory = Memory::default();
+        let mut next = || next_address(&addrs, &mut memory).map(|ip| ip.is_ipv4());
+        assert_eq!([next(), next(), next()], [Some(true), Some(false), Some(true)]);
+        assert_eq!(next_address(&[], &mut Memory::default()), None);
+    }
 }
