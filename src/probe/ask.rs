@@ -147,7 +147,10 @@ fn request(
     if let Some(tag) = tag {
         request = request.header(IF_NONE_MATCH, tag);
     }
-    if !body.is_empty() {
+    // What tells a sidecar's own calls from a web page's.
+    if path.starts_with("/mesh/") {
+        request = request.header(CONTENT_TYPE, crate::api::wire::CONTENT_TYPE);
+    } else if !body.is_empty() {
         request = request.header(CONTENT_TYPE, "application/json");
     }
     let body = Full::new(body).map_err(|never| match never {}).boxed_unsync();
@@ -164,5 +167,27 @@ fn host(dial: &Dial) -> String {
             _ if host.contains(':') => format!("[{host}]:{port}"),
             _ => format!("{host}:{port}"),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::NodeId;
+
+    #[test]
+    fn a_call_between_sidecars_says_so_and_a_list_does_not() {
+        let to = Target {
+            node: NodeId::This,
+            dial: Dial::Tailnet(([100, 64, 0, 2], 11436).into()),
+            prefix: "".into(),
+        };
+        let kind = |path| {
+            let request = request(&to, Method::GET, path, None, Bytes::new()).unwrap();
+            request.headers().get(CONTENT_TYPE).map(|v| v.to_str().unwrap().to_owned())
+        };
+        assert_eq!(kind("/mesh/v1/offers").as_deref(), Some(crate::api::wire::CONTENT_TYPE));
+        assert_eq!(kind("/mesh/v1/ping").as_deref(), Some(crate::api::wire::CONTENT_TYPE));
+        assert_eq!(kind("/api/tags"), None);
     }
 }

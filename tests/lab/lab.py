@@ -149,18 +149,17 @@ def ask(node, method, path, body=None, headers=None, **kw):
         return h.ask(method, path, body, headers)
 
 
-def get(node, path, **kw):
-    return ask(node, "GET", path, **kw)
+def get(node, path, headers=None, **kw):
+    return ask(node, "GET", path, None, headers, **kw)
 
 
-def post(node, path, body, **kw):
-    return ask(node, "POST", path, body, **kw)
+def post(node, path, body, headers=None, **kw):
+    return ask(node, "POST", path, body, headers, **kw)
 
 
 def generate(node, model, n=3, **kw):
     """One whole native answer of `n` tokens."""
-    headers = kw.pop("headers", None)
-    return post(node, "/api/generate", {"model": model, "prompt": "x", "stream": False, "options": {"num_predict": n}}, headers=headers, **kw)
+    return post(node, "/api/generate", {"model": model, "prompt": "x", "stream": False, "options": {"num_predict": n}}, **kw)
 
 
 def numbers(response, stop_at=None):

@@ -3,6 +3,7 @@
 from lab import ADDRESS, MESH, case, check, ctl, equal, generate, get, models, post
 import json
 
+OURS = {"Content-Type": "application/vnd.tailherd+json"}
 GPU = {"tiny", "count", "tools", "think", "embed", "shared", "slow"}
 NAS = {"second", "third", "shared"}
 LISTS = {"laptop": GPU | NAS | {"mine"}, "colleague": GPU | NAS | {"theirs"}, "gpu": GPU | NAS, "nas": GPU | NAS}
@@ -29,7 +30,7 @@ def body():
     # the counter does count: the same address, asked by hand, and refused there
     for a, b in (("colleague", "laptop"), ("laptop", "colleague")):
         for path in ("/api/tags", "/mesh/v1/offers", "/api/show"):
-            r = get(a, path, to=ADDRESS[b], port=MESH) if path != "/api/show" else post(a, path, {"model": "mine"}, to=ADDRESS[b], port=MESH)
+            r = get(a, path, to=ADDRESS[b], port=MESH, headers=OURS) if path != "/api/show" else post(a, path, {"model": "mine"}, to=ADDRESS[b], port=MESH)
             equal(r.status, 403, f"{a} asks {b}'s mesh port for {path}")
         check(ctl("counted", a, f"to_{b}").stdout.strip() != "0 0", "the counter does not count: this case shows nothing")
     status = json.loads(ctl("cli", "laptop", "status", "--json").stdout)

@@ -66,7 +66,7 @@ def reserved():  # rule 3
             a = at("laptop", APPS, "GET", base + rest)
             check(a.status >= 400 or a.status == 301, f"{base + rest}: {a.status} {a.text[:100]}")
             check("offers" not in a.text or a.status >= 400, f"{base + rest} reached the peer's mesh side: {a.text[:100]}")
-    refused(at("gpu", MESH, "GET", "/mesh/v1/offers", None, {"x-tailherd-hop": "1"}), "a control call that was forwarded", 400, 403, 404)
+    refused(at("gpu", MESH, "GET", "/mesh/v1/offers", None, {"x-tailherd-hop": "1", "Content-Type": "application/vnd.tailherd+json"}), "a control call that was forwarded", 400, 403, 404)
 
 
 def headers():  # rule 10: what must stay here does, and answers carry nothing strange
