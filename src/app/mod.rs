@@ -6,6 +6,7 @@
 //! here decides anything about a request.
 
 mod connections;
+pub mod control;
 mod doors;
 mod observe;
 mod preload;

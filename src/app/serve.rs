@@ -13,6 +13,7 @@ use crate::config::{self, Config, Env};
 use crate::net::Sockets;
 use crate::types::Timing;
 
+use super::control::{self, Control, Order, Said, Wish};
 use super::{App, Setup, StartError};
 
 /// How often the file's time is looked at: editors rename files over each other, which
@@ -42,6 +43,7 @@ pub async fn serve(
     // Nobody to tell is no failure: not every machine has systemd.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
 
+    let mut control = commands(&*env);
     let mut hangup = signal(SignalKind::hangup()).map_err(StartError::Signals)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(StartError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(StartError::Signals)?;
@@ -51,7 +53,14 @@ pub async fn serve(
         tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
-            _ = hangup.recv() => reload(&app, explicit.as_deref(), &*env),
+            _ = hangup.recv() => {
+                reload(&app, explicit.as_deref(), &*env);
+            }
+            Some(order) = next(&mut control) => {
+                let said = obey(&app, order.wish, explicit.as_deref(), &*env).await;
+                // Whoever gave the order may have left.
+                let _ = order.answer.send(said);
+            }
             _ = look.tick() => {
                 let now = file.as_deref().and_then(modified);
                 if now.is_some() && now != written {
@@ -72,10 +81,50 @@ pub async fn serve(
     Ok(())
 }
 
-fn reload(app: &App, explicit: Option<&Path>, env: &dyn Env) {
+fn reload(app: &App, explicit: Option<&Path>, env: &dyn Env) -> Said {
     match config::load(explicit, env) {
-        Ok(config) => app.reload(config),
-        Err(error) => tracing::error!("the configuration is kept as it was: {error}"),
+        Ok(config) => {
+            app.reload(config);
+            Said::Done("the configuration was read again".to_owned())
+        }
+        Err(error) => {
+            tracing::error!("the configuration is kept as it was: {error}");
+            Said::Failed(format!("the configuration is kept as it was: {error}"))
+        }
+    }
+}
+
+/// Opens the socket for commands in the first place that can be had. Without one everything
+/// but the commands works.
+fn commands(env: &dyn Env) -> Option<Control> {
+    let mut wrong = Vec::new();
+    for place in control::places(env) {
+        match Control::open(&place) {
+            Ok(control) => {
+                tracing::info!(at = %place.display(), "commands are taken");
+                return Some(control);
+            }
+            Err(error) => wrong.push(error.to_string()),
+        }
+    }
+    tracing::warn!("no socket for commands could be opened: {}", wrong.join("; "));
+    None
+}
+
+async fn next(control: &mut Option<Control>) -> Option<Order> {
+    match control {
+        Some(control) => control.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn obey(app: &App, wish: Wish, explicit: Option<&Path>, env: &dyn Env) -> Said {
+    match wish {
+        Wish::TrustAccept(name) => match app.accept(&name).await {
+            Ok(node) => Said::Done(format!("{node} is accepted")),
+            Err(error) => Said::Failed(error.to_string()),
+        },
+        Wish::Reload => reload(app, explicit, env),
     }
 }
 

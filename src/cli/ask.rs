@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, bail, ensure};
 use bytes::Bytes;
-use http::{Request, header};
+use http::{HeaderMap, Request, StatusCode, header};
 use http_body_util::{BodyExt, Empty, Limited};
 use serde_json::Value;
 use tokio::sync::watch;
@@ -34,20 +34,55 @@ pub(super) async fn status(config: &Config) -> anyhow::Result<Value> {
 }
 
 async fn get(addr: SocketAddr, path: &str) -> anyhow::Result<Bytes> {
+    let answer = look(addr, path).await?;
+    ensure!(answer.status.is_success(), "the answer was {}", answer.status);
+    Ok(answer.body)
+}
+
+/// What somebody on this machine answered.
+pub(super) struct Answer {
+    status: StatusCode,
+    headers: HeaderMap,
+    pub(super) body: Bytes,
+}
+
+impl Answer {
+    /// Whether a tailherd made it: no engine sets such headers.
+    pub(super) fn is_tailherd(&self) -> bool {
+        self.headers.keys().any(|name| name.as_str().starts_with("x-tailherd-"))
+    }
+
+    /// Whether it is a list in OpenAI's shape.
+    pub(super) fn is_list(&self) -> bool {
+        let body: Value = serde_json::from_slice(&self.body).unwrap_or_default();
+        self.status.is_success() && body["data"].is_array()
+    }
+}
+
+/// Asks whoever listens on this machine; `Err` also if nobody does.
+pub(super) async fn look(addr: SocketAddr, path: &str) -> anyhow::Result<Answer> {
     let timing = Timing::default();
-    let (_view, view) = watch::channel(Arc::new(TailnetView::default()));
-    let connector = Connector::new(view, Default::default(), timing.clone());
-    let pool = Pool::new(connector, Clock::start(), &timing);
+    let lease = pool(&timing).acquire(&NodeId::This, &Dial::Loopback(addr)).await?;
     let request = Request::get(path)
         .header(header::HOST, addr.to_string())
         .body(Empty::new().map_err(|never| match never {}).boxed_unsync())?;
-    let lease = pool.acquire(&NodeId::This, &Dial::Loopback(addr)).await?;
     let answer = async {
         let response = lease.send(request).await.map_err(|e| anyhow::anyhow!("{e}"))?;
-        let status = response.status();
-        ensure!(status.is_success(), "the answer was {status}");
-        let body = Limited::new(response.into_body(), MAX);
-        Ok(body.collect().await.map_err(|e| anyhow::anyhow!("{e}"))?.to_bytes())
+        let (head, body) = response.into_parts();
+        let body = Limited::new(body, MAX).collect().await;
+        let body = body.map_err(|e| anyhow::anyhow!("{e}"))?.to_bytes();
+        Ok(Answer { status: head.status, headers: head.headers, body })
     };
     tokio::time::timeout(timing.head, answer).await.context("no answer in time")?
+}
+
+/// Whether anybody takes connections there.
+pub(super) async fn is_open(addr: SocketAddr) -> bool {
+    pool(&Timing::default()).acquire(&NodeId::This, &Dial::Loopback(addr)).await.is_ok()
+}
+
+fn pool(timing: &Timing) -> Pool {
+    let (_view, view) = watch::channel(Arc::new(TailnetView::default()));
+    let connector = Connector::new(view, Default::default(), timing.clone());
+    Pool::new(connector, Clock::start(), timing)
 }

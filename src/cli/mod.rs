@@ -4,13 +4,17 @@
 //! 1 = failed, 2 = wrong usage or a wrong configuration. Whoever reads our output may close it
 //! early (`tailherd schema | head`); that is no failure.
 
+mod access;
 mod ask;
 mod check;
+mod doctor;
 mod models;
 mod schema;
 mod serve;
 mod status;
 mod table;
+mod tailnet;
+mod trust;
 mod version;
 
 use std::ffi::OsString;
@@ -46,6 +50,12 @@ enum Command {
     Status(status::Args),
     /// List every model of the mesh and where it is.
     Models(models::Args),
+    /// Show who may use this node, and to whom its prompts go.
+    Access(access::Args),
+    /// Look for what is wrong on this machine, and say what mends it.
+    Doctor(doctor::Args),
+    /// Decide about nodes that were seen for the first time.
+    Trust(trust::Args),
     /// Print the version.
     Version,
 }
@@ -134,6 +144,9 @@ fn dispatch(command: Command, context: Context<'_>) -> Result<(), Failure> {
         Command::Schema(args) => schema::run(args, context),
         Command::Status(args) => runtime()?.block_on(status::run(args, context)),
         Command::Models(args) => runtime()?.block_on(models::run(args, context)),
+        Command::Access(args) => runtime()?.block_on(access::run(args, context)),
+        Command::Doctor(args) => runtime()?.block_on(doctor::run(args, context)),
+        Command::Trust(args) => runtime()?.block_on(trust::run(args, context)),
         Command::Version => version::run(context),
     }
 }

@@ -225,15 +225,19 @@ impl Known {
         }
     }
 
+    /// Whether a node with this name or stable id was met.
+    pub fn knows(&self, name: &str) -> bool {
+        self.ids(name).next().is_some()
+    }
+
+    fn ids<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a String> {
+        let nodes = self.state.nodes.iter();
+        nodes.filter(move |(id, e)| *id == name || e.name.eq_ignore_ascii_case(name)).map(|n| n.0)
+    }
+
     /// Accepts the node with this name or stable id, and writes it down. Returns its name.
     pub fn accept(&mut self, name: &str) -> Result<NodeName, AcceptError> {
-        let mut ids: Vec<String> = self
-            .state
-            .nodes
-            .iter()
-            .filter(|(id, e)| *id == name || e.name.eq_ignore_ascii_case(name))
-            .map(|(id, _)| id.clone())
-            .collect();
+        let mut ids: Vec<String> = self.ids(name).cloned().collect();
         if ids.len() > 1 {
             return Err(AcceptError::Ambiguous { name: name.to_owned(), ids });
         }

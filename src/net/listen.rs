@@ -12,9 +12,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::{TcpListener, TcpStream, UnixListener};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::time::sleep;
 
+use super::Io;
 use super::connect::bind_to_device;
 use super::device::Device;
 use super::sockets::Sockets;
@@ -174,6 +175,12 @@ pub fn unix(path: &Path, mode: u32) -> Result<UnixDoor, BindError> {
     };
     let (listener, inode) = made().map_err(failed)?;
     Ok(UnixDoor { listener, path: path.to_owned(), inode })
+}
+
+/// A connection to a unix socket of this machine: for commands that talk to the running
+/// program.
+pub async fn call(path: &Path) -> io::Result<Box<dyn Io>> {
+    Ok(Box::new(UnixStream::connect(path).await?))
 }
 
 impl UnixDoor {

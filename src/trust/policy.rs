@@ -209,7 +209,7 @@ fn auto(tailnet: &Tailnet) -> Vec<Rule> {
     let use_it = [Verb::List, Verb::Infer];
     let own = [Verb::List, Verb::Infer, Verb::Observe, Verb::Load];
     let mut rules = vec![
-        rule("own devices", vec![Who::OwnerSelf], &own),
+        Rule { limits: Limits::NONE, ..rule("own devices", vec![Who::OwnerSelf], &own) },
         rule("tag:ollama", vec![Who::Tag("tag:ollama".into())], &use_it),
     ];
     if tailnet.is_one_person() {
