@@ -10,7 +10,7 @@ use http::header::{ALLOW, CONTENT_TYPE, HeaderValue, LOCATION};
 use http::{Method, Response, StatusCode};
 
 use crate::api::route::{Class, redirect_body};
-use crate::api::{self, browser, union};
+use crate::api::{self, browser, show, union};
 use crate::directory::{Offer, Snapshot};
 use crate::net::Body;
 use crate::types::{ModelKey, NodeKind, NodeName, Op, RequestedModel, Verb};
@@ -180,6 +180,12 @@ pub(crate) fn known(asked: &Asked, plan: &Plan, model: &RequestedModel) -> Optio
     let offer = plan.offers.first()?;
     let live = offer.node.is_this() && offer.endpoint.up && offer.node.kind == NodeKind::This;
     match asked.route.op {
+        // What leaves the node never says where its files are: the kept description of an own
+        // model is for programs here, so a peer gets it without them.
+        Op::Show if asked.is_mesh() => {
+            let body = show::blank_blob_path(offer.show.as_deref()?);
+            Some(plain(StatusCode::OK, JSON, body))
+        }
         Op::Show if !live => {
             let body = offer.show.as_deref()?;
             let mut response = plain(StatusCode::OK, JSON, Bytes::clone(body));

@@ -55,10 +55,8 @@ pub(crate) async fn this_node(
             scanner.feed(&data);
         }
         let peeked = scanner.finish();
-        if asked.is_mesh()
-            && let Some(conflict) = &peeked.conflict
-        {
-            return Err(Failure::caller(StatusCode::BAD_REQUEST, conflict.to_string()));
+        if asked.is_mesh() {
+            super::question::plain_only(&peeked)?;
         }
         (held, Named::of(peeked))
     };

@@ -11,11 +11,11 @@ use bytes::Bytes;
 use http::{HeaderMap, Response, StatusCode};
 use tokio::time::timeout;
 
-use crate::api::peek::{At, Peeked, Scanner};
+use crate::api::peek::{At, Peeked, Problem, Scanner};
 use crate::api::route::Class;
 use crate::config::Config;
 use crate::net::Body;
-use crate::types::{NameError, RequestedModel};
+use crate::types::{NameError, Op, RequestedModel};
 
 use super::Proxy;
 use super::ask::Ask;
@@ -49,10 +49,8 @@ pub(crate) async fn routed(
         held = Held::of(bytes, &px.memory, limits.replay_bytes.max(UNZSTD));
     }
     let peeked = peek(px, &held, asked).await?;
-    if asked.is_mesh()
-        && let Some(conflict) = &peeked.conflict
-    {
-        return Err(Failure::caller(StatusCode::BAD_REQUEST, conflict.to_string()));
+    if asked.is_mesh() {
+        plain_only(&peeked)?;
     }
     let named = match &asked.route.path_model {
         Some(name) => Some(name.as_str()),
@@ -94,6 +92,10 @@ pub(crate) async fn routed(
         let predict = number(peeked.predict(asked.route.api));
         over_limit(asked, rule.max_predict, predict, "num_predict")?;
     }
+    if asked.is_mesh() && asked.route.op == Op::Show {
+        // Asked too early; the engine's own answer would name its files.
+        return Err(Failure::exhausted(format!("model '{}' is not described yet", model.bare)));
+    }
     let attempt_id = px.next_attempt_id();
     let ask = Ask {
         asked,
@@ -109,6 +111,17 @@ pub(crate) async fn routed(
         may_load,
     };
     serve::serve(px, config, &ask, &plan, running).await
+}
+
+/// What a rule checked has to be what the engine gets: a peer's body that readers could take
+/// in two ways is refused.
+pub(crate) fn plain_only(peeked: &Peeked) -> Result<(), Failure> {
+    let why = match (&peeked.conflict, &peeked.problem) {
+        (Some(conflict), _) => conflict.to_string(),
+        (None, Some(problem @ Problem::TooDeep)) => problem.to_string(),
+        (None, _) => return Ok(()),
+    };
+    Err(Failure::caller(StatusCode::BAD_REQUEST, why))
 }
 
 fn over_limit(
