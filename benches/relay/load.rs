@@ -17,6 +17,9 @@ use tokio::time::{Instant, sleep_until};
 /// A prompt as a chat of a few words has it.
 const SMALL: &str = r#"{"model":"bench","stream":false,"prompt":"Why is the sky blue, and why does it turn red in the evening? Answer in one sentence that a child of six understands, please."}"#;
 
+/// The end marker is within this many bytes of a stream's end.
+const TAIL: usize = 512;
+
 struct Client {
     sender: SendRequest<Full<Bytes>>,
     host: String,
@@ -116,14 +119,16 @@ pub(crate) async fn streams(addr: SocketAddr, count: usize, tokens: usize) -> Re
         tasks.spawn(async move {
             let mut client = Client::connect(addr).await?;
             let mut answer = client.post(body).await?.into_body();
-            let (mut lines, mut last) = (0, Bytes::new());
+            // A frame may hold a part of a line: what the stream ends with is gathered.
+            let (mut lines, mut end) = (0, Vec::new());
             while let Some(frame) = answer.frame().await {
                 if let Ok(data) = frame?.into_data() {
                     lines += data.iter().filter(|b| **b == b'\n').count();
-                    last = data;
+                    end.drain(..end.len().saturating_sub(TAIL));
+                    end.extend_from_slice(&data);
                 }
             }
-            let whole = memchr::memmem::find(&last, br#""done":true"#);
+            let whole = memchr::memmem::find(&end, br#""done":true"#);
             whole.context("a stream ended before its end marker")?;
             anyhow::Ok(lines)
         });

@@ -199,7 +199,15 @@ impl http_body::Body for Relay {
 
 impl Drop for Relay {
     fn drop(&mut self) {
-        // The client went away: what was seen so far still counts.
+        // What was seen so far counts, also when the client went away.
         self.count();
+        // The server asks for no frame after the last byte of a body of known length: nobody
+        // went away then.
+        let ended = self.first.is_none()
+            && self.upstream.as_ref().is_some_and(http_body::Body::is_end_stream);
+        let whole = !self.ending.is_tracked() || self.ending.complete();
+        if let Some(finish) = self.finish.as_mut().filter(|_| ended && whole) {
+            finish.outcome = Some(Outcome::Done);
+        }
     }
 }

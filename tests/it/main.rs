@@ -12,4 +12,5 @@ mod engine_faults;
 mod engine_golden;
 mod http;
 mod localapi;
+mod one_node;
 mod tailscaled;
