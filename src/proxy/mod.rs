@@ -41,7 +41,7 @@ use crate::directory::Directory;
 use crate::gate::Gates;
 use crate::net::{Body, Pool};
 use crate::telemetry::events::Finished;
-use crate::telemetry::{Clock, Events, Metrics, RequestMeter};
+use crate::telemetry::{Clock, Events, Metrics, RequestMeter, plain};
 use crate::trust::{Access, Limits};
 use crate::types::{Caller, EngineKind, ListenerKind, ModelKey, Outcome, Timing, Verb, Verbs};
 
@@ -52,35 +52,7 @@ use asked::Asked;
 use error::Failure;
 use replay::Memory;
 
-/// What the data side needs, shared by all requests.
-pub struct Proxy {
-    /// The picture of the mesh.
-    pub directory: Arc<Directory>,
-    /// Connections to engines and peers.
-    pub pool: Pool,
-    /// The turnstiles of this node's engines.
-    pub gates: Arc<Gates>,
-    /// What is counted.
-    pub metrics: Arc<Metrics>,
-    /// What is remembered of the last requests.
-    pub events: Arc<Events>,
-    /// The time.
-    pub clock: Clock,
-    /// All waits.
-    pub timing: Arc<Timing>,
-    /// The configuration in force.
-    pub settings: Arc<ArcSwap<Settings>>,
-    /// Who may use this node.
-    pub access: watch::Receiver<Arc<Access>>,
-    /// Names and addresses by which this machine may be called in `Host`.
-    pub own: Arc<ArcSwap<Own>>,
-    memory: Arc<Memory>,
-    running: AtomicU32,
-    serial: AtomicU64,
-    retries: Mutex<Budget>,
-}
-
-/// What [`Proxy::new`] is made from.
+/// What the data side needs of the other floors.
 pub struct Parts {
     /// The picture of the mesh.
     pub directory: Arc<Directory>,
@@ -104,23 +76,28 @@ pub struct Parts {
     pub own: Arc<ArcSwap<Own>>,
 }
 
+/// The data side: its parts, and what all requests share.
+pub struct Proxy {
+    parts: Parts,
+    memory: Arc<Memory>,
+    running: AtomicU32,
+    serial: AtomicU64,
+    retries: Mutex<Budget>,
+}
+
+impl std::ops::Deref for Proxy {
+    type Target = Parts;
+    fn deref(&self) -> &Parts {
+        &self.parts
+    }
+}
+
 impl Proxy {
     /// Puts the parts together.
     pub fn new(parts: Parts) -> Arc<Proxy> {
-        let Parts { directory, pool, gates, metrics, events, clock, timing, settings, access, own } =
-            parts;
-        let memory = Memory::new(settings.load().config.limits.replay_total);
+        let memory = Memory::new(parts.settings.load().config.limits.replay_total);
         Arc::new(Proxy {
-            directory,
-            pool,
-            gates,
-            metrics,
-            events,
-            clock,
-            timing,
-            settings,
-            access,
-            own,
+            parts,
             memory,
             running: AtomicU32::new(0),
             serial: AtomicU64::new(0),
@@ -192,6 +169,12 @@ impl Proxy {
         let config = &settings.config;
         if let Some(answer) = gather::fixed(&asked) {
             return Ok(answer);
+        }
+        if let Some(peer) = &asked.wishes.peer
+            && asked.wishes.node().is_none()
+        {
+            let text = format!("x-tailherd-peer: '{}' is no node's name", plain(peer));
+            return Err(Failure::caller(http::StatusCode::BAD_REQUEST, text));
         }
         if let Some(rule) = &asked.mesh_rule
             && rule.verbs() == Verbs::NONE
