@@ -61,7 +61,11 @@ impl Wishes {
             return Wishes { session, priority, wait_budget, ..Wishes::default() };
         }
         Wishes {
-            peer: text("x-tailherd-peer").filter(|s| !s.is_empty()).map(str::to_owned),
+            // A name in bytes that are no text is a wrong name, not none.
+            peer: headers
+                .get("x-tailherd-peer")
+                .map(|v| String::from_utf8_lossy(v.as_bytes()).trim().to_owned())
+                .filter(|s| !s.is_empty()),
             session,
             priority,
             place: match text("x-tailherd-where") {
@@ -109,5 +113,13 @@ mod tests {
         assert_eq!(app.node().unwrap().as_str(), "desk");
         assert_eq!((app.place, app.explain, app.wait_budget), (Where::This, true, None));
         assert_eq!(app.priority, None, "nobody says `own`");
+    }
+
+    #[test]
+    fn a_wrong_name_is_not_no_name() {
+        let mut headers = HeaderMap::new();
+        headers.insert("x-tailherd-peer", http::HeaderValue::from_bytes(b"\xff").unwrap());
+        let wishes = Wishes::read(&headers, false);
+        assert!(wishes.peer.is_some() && wishes.node().is_none());
     }
 }
