@@ -196,10 +196,8 @@ fn at_gate(ask: &Ask<'_>, refusal: gate::Refusal) -> Fail {
             let status = fail.status.and_then(|s| StatusCode::from_u16(s).ok());
             let answer = status.map(|status| {
                 let asked = ask.asked;
-                let (kind, body) =
-                    api::error::body(asked.api(), status, &fail.text, &asked.request_id);
-                let mut headers = http::HeaderMap::new();
-                headers.insert(http::header::CONTENT_TYPE, kind);
+                let (headers, body) =
+                    super::error::engine_said(asked.api(), status, &fail.text, &asked.request_id);
                 (status, headers, body)
             });
             let reason = match status {

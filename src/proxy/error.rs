@@ -137,6 +137,18 @@ impl From<ReadError> for Failure {
     }
 }
 
+/// An engine's refusal that reached us in other words than the caller's: head and body in its
+/// dialect.
+pub(crate) fn engine_said(
+    dialect: Api,
+    status: StatusCode,
+    text: &str,
+    request_id: &str,
+) -> (http::HeaderMap, Bytes) {
+    let (kind, body) = api::error::body(dialect, status, text, request_id);
+    (http::HeaderMap::from_iter([(CONTENT_TYPE, kind)]), body)
+}
+
 /// A body of bytes that are already there.
 pub(crate) fn full(bytes: impl Into<Bytes>) -> Body {
     Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
