@@ -13,7 +13,6 @@ use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use crate::api;
 use crate::api::headers::{self, Target};
 use crate::directory::{Look, Offer, PathCell};
 use crate::gate;

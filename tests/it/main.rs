@@ -7,6 +7,7 @@
 )]
 
 mod architecture;
+mod commands;
 mod discovery;
 mod engine_faults;
 mod engine_golden;
