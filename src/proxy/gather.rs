@@ -47,7 +47,13 @@ fn redirect(asked: &Asked, status: u16, to: &str) -> Response<Body> {
         Some(query) => format!("{to}?{query}"),
         None => to.to_owned(),
     };
-    let mut response = Response::new(full(redirect_body(status, &to)));
+    let mut response = match asked.head.method {
+        Method::GET => {
+            let body = redirect_body(status, &to);
+            plain(StatusCode::OK, "text/html; charset=utf-8", body)
+        }
+        _ => Response::new(full(Bytes::new())),
+    };
     *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::TEMPORARY_REDIRECT);
     if let Ok(location) = HeaderValue::from_str(&to) {
         response.headers_mut().insert(LOCATION, location);

@@ -43,7 +43,7 @@ use crate::net::{Body, Pool};
 use crate::telemetry::events::Finished;
 use crate::telemetry::{Clock, Events, Metrics, RequestMeter, plain};
 use crate::trust::{Access, Limits};
-use crate::types::{Caller, EngineKind, ListenerKind, ModelKey, Outcome, Timing, Verb, Verbs};
+use crate::types::{Caller, EngineKind, ListenerKind, ModelKey, Op, Outcome, Timing, Verb, Verbs};
 
 pub use asked::{Door, Own, Settings};
 pub use stack::{Service, Who, service};
@@ -156,7 +156,10 @@ impl Proxy {
                 failure.answer(api, &request_id)
             }
         };
-        browser::cors(&origin, &settings.origins, response.headers_mut());
+        // A preflight's answer is CORS already.
+        if op != Op::Preflight {
+            browser::cors(&origin, &settings.origins, response.headers_mut());
+        }
         self.finish_head(response, &request_id)
     }
 

@@ -97,6 +97,15 @@ class Answer:
         return self.headers.get("x-tailherd-served-by", "").split("/")[0]
 
 
+def heads(response):
+    """The head of a response: lower case names, repeated ones joined."""
+    out = {}
+    for k, v in response.getheaders():
+        k = k.lower()
+        out[k] = f"{out[k]}, {v}" if k in out else v
+    return out
+
+
 class Http:
     """One HTTP/1.1 connection from inside a node, as one of its ordinary programs would make it. `to` defaults to the
     node's own 127.0.0.1."""
@@ -132,7 +141,7 @@ class Http:
     def ask(self, method, path, body=None, headers=None):
         r = self.start(method, path, body, headers)
         data = r.read()
-        return Answer(r.status, {k.lower(): v for k, v in r.getheaders()}, data, self.head_s, time.monotonic() - self.began)
+        return Answer(r.status, heads(r), data, self.head_s, time.monotonic() - self.began)
 
     def close(self):
         self.c.close()
@@ -190,11 +199,21 @@ def loaded(node, port=ENGINE):
     return {m["name"].removesuffix(":latest") for m in get(node, "/api/ps", port=port).json["models"]}
 
 
+def believed(node):
+    """What the node's tailherd believes its engine has loaded: it looks every 2 s."""
+    models = get(node, "/status", port=ADMIN).json["models"]
+    return {m["name"].removesuffix(":latest") for m in models for o in m["offers"] if o["peer"] == node and o["loaded"]}
+
+
 def unload(node, *names):
-    """Takes models out of the node's own engine, behind tailherd's back."""
-    for m in names or loaded(node):
-        post(node, "/api/generate", {"model": m, "keep_alive": 0}, port=ENGINE)
-    wait(10, f"{node} unloads", lambda: not (loaded(node) & set(names) if names else loaded(node)))
+    """Has the node's own models unloaded, as `ollama stop` there would, and waits until its tailherd knows."""
+    herd = "LAB_NO_HERD" not in os.environ
+    gone = set(names) or loaded(node)
+    for m in gone:
+        post(node, "/api/generate", {"model": m, "keep_alive": 0}, port=APPS if herd else ENGINE)
+    wait(10, f"{node} unloads", lambda: not gone & loaded(node))
+    if herd:
+        wait(10, f"tailherd of {node} sees what was unloaded", lambda: not (gone & believed(node) if names else believed(node)))
 
 
 def load(node, *names):

@@ -33,6 +33,7 @@ def body():
             r = get(a, path, to=ADDRESS[b], port=MESH, headers=OURS) if path != "/api/show" else post(a, path, {"model": "mine"}, to=ADDRESS[b], port=MESH)
             equal(r.status, 403, f"{a} asks {b}'s mesh port for {path}")
         check(ctl("counted", a, f"to_{b}").stdout.strip() != "0 0", "the counter does not count: this case shows nothing")
+        ctl("recount", a, f"to_{b}")  # asked by hand: does not count for whoever looks next
     status = json.loads(ctl("cli", "laptop", "status", "--json").stdout)
     peer = next((p for p in status["peers"] if p["name"] == "colleague"), None)
     check(peer and "sendTo" in str(peer.get("why")), f"status on the laptop does not say why colleague is not used: {peer}")

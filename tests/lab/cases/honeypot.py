@@ -54,6 +54,7 @@ def body():
     # the trap does catch: by hand it is reached
     equal(get("laptop", "/api/tags", to=ADDRESS["colleague"], port=APPS).status, 200, "the trap itself")
     equal(len(seen), 1, "connections after asking by hand")
+    ctl("recount", "laptop", "to_colleague")
     return "500 requests and listings, 0 connections at the foreign node"
 
 

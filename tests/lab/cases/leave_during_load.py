@@ -31,7 +31,7 @@ def body():
         unload("gpu")
         began = time.monotonic()
         leave(node, APPS, 1.0)
-        wait(DELAY + 6, "the load ends although its client left", lambda: "slow" in loaded("gpu"))
+        wait(DELAY + 6, f"the load ends although its client on {node} left", lambda: "slow" in loaded("gpu"))
         up = time.monotonic() - began
         a = generate(node, "slow")
         equal(a.status, 200, "the next request")

@@ -11,7 +11,7 @@ def body():
     equal({"tiny", "second"} <= models("laptop"), True, "the others' models listed")
     a = generate("laptop", "tiny")
     equal((a.status, a.by), (200, "gpu"), "tiny")
-    equal(ctl("ollama", "laptop", "run", "tiny", "hello").stdout.split(), "one two three four five six seven eight nine ten eleven twelve thirteen "
+    equal(ctl("ollama", "laptop", "run", "tiny", "hello", "--nowordwrap").stdout.split(), "one two three four five six seven eight nine ten eleven twelve thirteen "
           "fourteen fifteen sixteen seventeen eighteen nineteen twenty".split(), "ollama run")
     ctl("start", "ollama", "laptop")
     back = wait(15, "its own model is back", lambda: generate("laptop", "mine").by == "laptop")

@@ -43,7 +43,7 @@ def body():
     calls(apps)
     calls(admin)
     # Nobody stands in front of the engine itself there: the only thing to do is to say it, loudly.
-    equal(get("colleague", "/api/tags", port=ENGINE, **STRANGER).status, 200, "the bare engine behind userspace tailscaled")
+    equal(get("colleague", "/api/tags", port=ENGINE, headers={"Host": "localhost"}, **STRANGER).status, 200, "the bare engine behind userspace tailscaled")
     doctor = ctl("cli", "nas", "doctor", ok=False)
     check(doctor.returncode == 1 and "11435" in doctor.stdout + doctor.stderr, f"doctor does not name the open engine: exit {doctor.returncode}, {doctor.stdout[-300:]}")
     equal(models("nas", ENGINE), before, "the node's models")

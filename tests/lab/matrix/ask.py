@@ -3,8 +3,12 @@ import os
 import signal
 import time
 
-from lab import ENGINE, LAB_DIR, NODES, Answer, Http, Later, ask, post, unload
+from lab import ENGINE, LAB_DIR, NODES, Answer, Http, Later, ask, heads, post, unload
 from . import differences, plain, rows
+
+
+# Heads that tailherd adds to every answer, or to every one that it tried everything for.
+OURS = {"x-request-id", "x-content-type-options", "x-should-retry"}
 
 
 class Verdict:
@@ -56,7 +60,7 @@ def _killed(node, port, case, engine_node):
             data += more
         _kill(engine_node)
         data += r.read()
-        return Answer(r.status, {k.lower(): v for k, v in r.getheaders()}, data, h.head_s, 0.0)
+        return Answer(r.status, heads(r), data, h.head_s, 0.0)
 
 
 def _kill(node):
@@ -104,7 +108,7 @@ def _judge(case, who, d, through, direct):
             return Verdict(name, "unequal", f"no answer: {type(e).__name__}: {e}")
         if name.startswith("kill-"):
             d, t = _tail(d), _tail(t)
-        t["head"] = {k: v for k, v in t["head"].items() if not k.startswith("x-tailherd-") and k not in ("x-request-id", "x-content-type-options")}
+        t["head"] = {k: v for k, v in t["head"].items() if not k.startswith("x-tailherd-") and k not in OURS}
         where = plain.first_difference(d, t)
         if where is None:
             return Verdict(name, "equal")

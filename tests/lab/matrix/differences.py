@@ -125,7 +125,19 @@ def _no_paths(direct, through):
         raise Other("more differs than the path")
 
 
-difference("no paths of peers", "show of a peer's model does not tell where on that machine the file lies", "peer", "show show-name-field show-verbose", _no_paths)
+def _no_tables(direct, through):
+    """The answer without `verbose`: the tokenizer's tables are null, as Ollama has them then."""
+    want = copy.deepcopy(direct)
+    tables = [k for k, v in want["body"]["model_info"].items() if isinstance(v, list)]
+    _need(tables, "nothing verbose in Ollama's own answer")
+    for k in tables:
+        want["body"]["model_info"][k] = None
+    _no_paths(want, through)
+
+
+difference("no tables of peers", "show of a peer's model is answered at once from what is kept of it, which is without the tokenizer's tables",
+           "peer", "show-verbose", _no_tables)
+difference("no paths of peers", "show of a peer's model does not tell where on that machine the file lies", "peer", "show show-name-field", _no_paths)
 
 
 def _ours_too(direct, through):
@@ -165,3 +177,11 @@ def _pin(direct, through):
 
 
 difference("a pin", "`model@node` names a node; Ollama knows no @ in names", "both", "show-badname", _pin)
+
+
+def _pulls(direct, through):
+    _need(through["status"] == 200 and through["body"][0] == {"status": "pulling manifest"}, f"{through['status']} {through['body'][:1]}")
+
+
+difference("made here", "create means this node's disk: its Ollama does not have the peer's model and does what it then does, pull it",
+           "peer", "create-from", _pulls)
