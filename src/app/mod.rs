@@ -32,7 +32,7 @@ use crate::gate::{Gates, GatesConfig, OllamaLoader};
 use crate::mesh::Mesh;
 use crate::net::localapi;
 use crate::net::{Callers, Connector, MeshListeners, Pool, Sockets, TailnetView};
-use crate::probe::{ProbeConfig, Probes};
+use crate::probe::Probes;
 use crate::proxy::{self, Proxy};
 use crate::telemetry::{Clock, Events, Metrics};
 use crate::trust::{Access, Tailnet};
@@ -97,7 +97,8 @@ pub struct App {
     draining: watch::Sender<bool>,
     drain: Duration,
     tasks: Mutex<Vec<tokio::task::JoinHandle<()>>>,
-    _probes: Probes,
+    probes: Mutex<Option<Probes>>,
+    looking: reload::Looking,
     _lock: Option<state::Lock>,
 }
 
@@ -217,10 +218,9 @@ impl App {
             )),
         ];
         let ours = doors.own_addresses();
-        let looking = ProbeConfig::of(&config, ours, state, Timing::clone(&timing));
-        let probes = Probes::start(looking, &directory, &pool, clock);
+        let looking = reload::Looking { ours, state, pool, clock };
+        let probes = looking.start(&config, &directory, &timing);
         Ok(App {
-            _probes: probes,
             proxy,
             directory,
             discovery,
@@ -232,6 +232,8 @@ impl App {
             draining,
             drain: timing.drain,
             tasks: Mutex::new(tasks),
+            probes: Mutex::new(Some(probes)),
+            looking,
             _lock: lock,
         })
     }

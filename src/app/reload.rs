@@ -1,11 +1,18 @@
 //! A new configuration, while requests run.
 
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
+
 use std::time::SystemTime;
+use tokio::sync::watch;
 
 use crate::config::{Config, Variants};
-use crate::directory::{Event, Settings};
+use crate::directory::{Directory, Event, Settings};
+use crate::net::Pool;
+use crate::probe::{ProbeConfig, Probes};
 use crate::proxy;
+use crate::telemetry::Clock;
 use crate::types::Timing;
 
 use super::App;
@@ -19,6 +26,34 @@ pub(super) fn directory_settings(config: &Config, timing: &Timing) -> Settings {
         offline: config.offline,
         linger: timing.linger,
     }
+}
+
+/// What looking for engines and peers needs beside the configuration.
+pub(super) struct Looking {
+    pub(super) ours: watch::Receiver<Vec<SocketAddr>>,
+    pub(super) state: Option<PathBuf>,
+    pub(super) pool: Pool,
+    pub(super) clock: Clock,
+}
+
+impl Looking {
+    pub(super) fn start(
+        &self,
+        config: &Config,
+        directory: &Arc<Directory>,
+        timing: &Timing,
+    ) -> Probes {
+        let config = ProbeConfig::of(config, self.ours.clone(), self.state.clone(), timing.clone());
+        Probes::start(config, directory, &self.pool, self.clock)
+    }
+}
+
+/// Whether other places have to be looked at.
+fn looks_elsewhere(old: &Config, new: &Config) -> bool {
+    old.local != new.local
+        || old.ollamas != new.ollamas
+        || old.tailnet.ports != new.tailnet.ports
+        || old.tailnet.bare_port != new.tailnet.bare_port
 }
 
 impl App {
@@ -38,6 +73,12 @@ impl App {
         self.gates.set_limit(config.limits.queue);
         let settings = directory_settings(&config, &self.proxy.timing);
         self.directory.send(Event::Settings(settings));
+        if looks_elsewhere(&old, &config) {
+            let mut probes = self.probes.lock();
+            // The old ones first: there is one taker of requests for a look.
+            drop(probes.take());
+            *probes = Some(self.looking.start(&config, &self.directory, &self.proxy.timing));
+        }
         self.config.send_replace(config);
         tracing::info!("the configuration was read again");
     }

@@ -3,7 +3,7 @@
 //! A rich peer answers `GET /mesh/v1/offers` on one of the mesh ports; if none does, and rules
 //! allow it, the port of bare Ollamas is tried. What was found is tried first the next time.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use http::StatusCode;
@@ -191,16 +191,26 @@ async fn look_at_peer(tools: &Tools, peer: &Peer, memory: &mut Memory) -> Result
     }
 }
 
-/// Tries the mesh ports in order, then the port of bare Ollamas.
+/// Tries the places a DNS name gave, then the mesh ports in order, then the port of bare
+/// Ollamas.
 async fn search(tools: &Tools, peer: &Peer, memory: &mut Memory) -> Result<(), Why> {
-    let Some(addr) = next_address(&peer.addrs, memory) else { return Err(Why::NoServer) };
-    let at = |port: u16| Target {
+    let at = |place: SocketAddr| Target {
         node: peer.who.id.clone(),
-        dial: Dial::Tailnet((addr, port).into()),
+        dial: Dial::Tailnet(place),
         prefix: "".into(),
     };
+    let (mesh, bare) = (&tools.mesh_ports, tools.bare_port);
+    let mut places = Vec::new();
+    for place in &peer.also {
+        let named = doors(&peer.grant, memory.rich, &[place.port()], place.port());
+        places.extend(named.into_iter().map(|(kind, _)| (kind, *place)));
+    }
+    if let Some(addr) = next_address(&peer.addrs, memory) {
+        let usual = doors(&peer.grant, memory.rich, mesh, bare);
+        places.extend(usual.into_iter().map(|(kind, port)| (kind, SocketAddr::new(addr, port))));
+    }
     let mut last = Err(Why::NoServer);
-    for (kind, port) in doors(&peer.grant, memory.rich, &tools.mesh_ports, tools.bare_port) {
+    for (kind, port) in places {
         // A sidecar may have shown itself on the way.
         if kind == NodeKind::Bare && memory.rich {
             break;
@@ -224,10 +234,9 @@ fn doors(grant: &Grant, rich: bool, mesh: &[u16], bare: u16) -> Vec<(NodeKind, u
     mesh.chain(bare).collect()
 }
 
-/// A node's addresses in turn: all lead through the same tunnel, and one is usually enough.
+/// A node's addresses in turn, in the order in which they are preferred: all lead through the
+/// same tunnel, and one is usually enough.
 fn next_address(addrs: &[IpAddr], memory: &mut Memory) -> Option<IpAddr> {
-    let mut addrs: Vec<IpAddr> = addrs.to_vec();
-    addrs.sort_by_key(|ip| ip.is_ipv6());
     let addr = addrs.get(memory.turn % addrs.len().max(1)).copied();
     memory.turn = memory.turn.wrapping_add(1);
     addr
