@@ -14,6 +14,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 /// How long a head, or one piece of a body, may take.
@@ -100,8 +101,16 @@ impl Call {
     /// Sends it and waits for the head as long as it takes.
     pub async fn open_unlimited(self) -> io::Result<Stream> {
         let tcp = TcpStream::connect(self.addr).await?;
+        self.open_on(tcp).await
+    }
+
+    /// Sends it on this connection and waits for the head.
+    pub async fn open_on(
+        self,
+        io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    ) -> io::Result<Stream> {
         let (mut sender, connection) =
-            handshake(TokioIo::new(tcp)).await.map_err(io::Error::other)?;
+            handshake(TokioIo::new(io)).await.map_err(io::Error::other)?;
         tokio::spawn(connection);
         let host = HeaderValue::from_str(&self.addr.to_string()).map_err(io::Error::other)?;
         let mut request = Request::new(Full::new(self.body));
@@ -188,6 +197,23 @@ impl Answer {
     pub fn said(&self) -> String {
         said(self.text())
     }
+}
+
+/// Sends these bytes as they are and returns all that comes back until the other side closes
+/// or says nothing more for a while.
+pub async fn raw(addr: SocketAddr, bytes: &[u8]) -> io::Result<String> {
+    let mut tcp = TcpStream::connect(addr).await?;
+    tcp.write_all(bytes).await?;
+    let mut out = Vec::new();
+    let pause = Duration::from_millis(300);
+    let mut chunk = [0; 4096];
+    while let Ok(Ok(n)) = tokio::time::timeout(pause, tcp.read(&mut chunk)).await {
+        if n == 0 {
+            break;
+        }
+        out.extend_from_slice(chunk.get(..n).unwrap_or_default());
+    }
+    Ok(String::from_utf8_lossy(&out).into_owned())
 }
 
 /// The JSON objects of a stream's text. A line that is no JSON is null.

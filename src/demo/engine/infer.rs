@@ -309,6 +309,7 @@ fn stream(line: Line, work: Work, mut voice: Box<dyn Voice>, first: Step) -> Res
         next: Option<Step>,
     }
     let kind = voice.stream_type();
+    let (notes, page) = (work.shared.notes.clone(), work.shared.notes.page());
     let mut open = voice.open();
     let state = State { line, work, voice, next: Some(first) };
     let chunks = futures_util::stream::unfold(Some(state), move |state| {
@@ -340,7 +341,15 @@ fn stream(line: Line, work: Work, mut voice: Box<dyn Voice>, first: Step) -> Res
             Some((Ok(Bytes::from(said)), None))
         }
     });
-    reply::stream(kind, chunks)
+    use futures_util::StreamExt as _;
+    reply::stream(
+        kind,
+        chunks.inspect(move |chunk| {
+            if let Ok(bytes) = chunk {
+                notes.sends(page, bytes);
+            }
+        }),
+    )
 }
 
 impl Line {

@@ -152,7 +152,13 @@ impl Engine {
         self.seen().into_iter().filter(|s| s.path == path).collect()
     }
 
-    /// Empties the list of requests seen.
+    /// The bodies of the streams since the start, or since [`Engine::forget`], as they were
+    /// given to the socket.
+    pub fn sent(&self) -> Vec<Vec<u8>> {
+        self.shared.notes.sent()
+    }
+
+    /// Empties the lists of requests seen and of bodies sent.
     pub fn forget(&self) {
         self.shared.notes.forget();
     }

@@ -57,6 +57,7 @@ pub struct Counts {
 #[derive(Debug)]
 pub(super) struct Notes {
     seen: Mutex<Vec<Seen>>,
+    sent: Mutex<Vec<Vec<u8>>>,
     counts: watch::Sender<Counts>,
     serial: AtomicU64,
 }
@@ -65,6 +66,7 @@ impl Notes {
     pub(super) fn new() -> Self {
         Notes {
             seen: Mutex::default(),
+            sent: Mutex::default(),
             counts: watch::Sender::new(Counts::default()),
             serial: AtomicU64::new(0),
         }
@@ -80,6 +82,24 @@ impl Notes {
 
     pub(super) fn forget(&self) {
         self.seen.lock().clear();
+        self.sent.lock().clear();
+    }
+
+    /// Opens the page on which a stream's bytes are kept.
+    pub(super) fn page(&self) -> usize {
+        let mut sent = self.sent.lock();
+        sent.push(Vec::new());
+        sent.len() - 1
+    }
+
+    pub(super) fn sends(&self, page: usize, bytes: &[u8]) {
+        if let Some(page) = self.sent.lock().get_mut(page) {
+            page.extend_from_slice(bytes);
+        }
+    }
+
+    pub(super) fn sent(&self) -> Vec<Vec<u8>> {
+        self.sent.lock().clone()
     }
 
     pub(super) fn count(&self, change: impl FnOnce(&mut Counts)) {

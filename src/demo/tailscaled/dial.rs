@@ -76,7 +76,16 @@ async fn connect(
     let mut changed = shared.changed.subscribe();
     loop {
         changed.mark_unchanged();
-        let (reach, to) = shared.state.lock().reach(from, ip, port);
+        let (reach, to) = {
+            let mut state = shared.state.lock();
+            let (reach, to) = state.reach(from, ip, port);
+            if matches!(reach, Reach::Open(_) | Reach::Refused)
+                && let Some(d) = state.daemons.get_mut(&to)
+            {
+                d.asked.arrivals += 1;
+            }
+            (reach, to)
+        };
         match reach {
             Reach::Unknown => return Ok(None),
             Reach::Refused => return Err(io::ErrorKind::ConnectionRefused.into()),

@@ -124,6 +124,8 @@ pub struct Asked {
     pub whois: u64,
     /// `dial`.
     pub dials: u64,
+    /// Connections from other nodes that arrived here, or were refused here.
+    pub arrivals: u64,
 }
 
 impl Default for Daemon {
