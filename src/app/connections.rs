@@ -86,7 +86,11 @@ impl Connections {
                         }
                         return;
                     }
-                    _ = draining.wait_for(|draining| *draining), if !told => {
+                    asked = draining.wait_for(|draining| *draining), if !told => {
+                        // The program is gone, not draining: nothing of it may go on.
+                        if asked.is_err() {
+                            return;
+                        }
                         told = true;
                         connection.as_mut().graceful_shutdown();
                     }

@@ -163,7 +163,8 @@ impl Ask<'_> {
 pub(crate) fn host_of(dial: &Dial) -> HeaderValue {
     let text = match dial {
         Dial::Loopback(addr) => format!("localhost:{}", addr.port()),
-        Dial::Tailnet(addr) => addr.to_string(),
+        // A peer's engine on loopback (behind a daemon in userspace mode) takes no other name.
+        Dial::Tailnet(addr) => format!("localhost:{}", addr.port()),
         Dial::Configured { host, port, .. } => format!("{host}:{port}"),
     };
     HeaderValue::from_str(&text).unwrap_or(HeaderValue::from_static("localhost"))

@@ -192,7 +192,11 @@ fn at_gate(ask: &Ask<'_>, refusal: gate::Refusal) -> Fail {
     let (reason, answer, text) = match refusal.why {
         // The load failed: the engine's own words, in the caller's dialect.
         gate::Reason::Load(fail) => {
-            let status = fail.status.and_then(|s| StatusCode::from_u16(s).ok());
+            let status = fail
+                .status
+                .and_then(|s| StatusCode::from_u16(s).ok())
+                // Anything else than an error (a redirect) is no answer of an engine's.
+                .filter(|s| s.is_client_error() || s.is_server_error());
             let answer = status.map(|status| {
                 let asked = ask.asked;
                 let (headers, body) =

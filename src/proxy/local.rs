@@ -169,10 +169,18 @@ pub(crate) async fn no_model(
             (0, _) if asked.head.method == http::Method::POST => {
                 Failure::caller(StatusCode::BAD_REQUEST, "missing request body")
             }
+            (_, NameError::Missing) if is_cut(&held.frames().concat()) => {
+                Failure::caller(StatusCode::BAD_REQUEST, "unexpected EOF")
+            }
             (_, error) => error.into(),
         });
     }
     ask(px, config, asked, held, decoded, None).await
+}
+
+/// Whether a body is the beginning of JSON and no more.
+fn is_cut(body: &[u8]) -> bool {
+    serde_json::from_slice::<serde::de::IgnoredAny>(body).is_err_and(|e| e.is_eof())
 }
 
 /// Hands a request to this node's Ollama as it is.

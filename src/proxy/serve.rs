@@ -159,7 +159,10 @@ impl Tried {
             outcome: Outcome::UpstreamError,
             ..px.line(ask.asked, ask.model.key.short())
         });
-        if let Some(Fail { answer: Some((status, headers, body)), .. }) = self.answer {
+        let only = self.log.iter().all(|l| Some(&l.0) == self.log.first().map(|l| &l.0));
+        if let (true, Some(Fail { answer: Some((status, headers, body)), .. })) =
+            (only, self.answer)
+        {
             let mut response = Response::new(error::full(body));
             *response.status_mut() = status;
             *response.headers_mut() = headers;
