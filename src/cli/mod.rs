@@ -7,6 +7,7 @@
 mod access;
 mod ask;
 mod check;
+mod demo;
 mod doctor;
 mod models;
 mod schema;
@@ -56,6 +57,8 @@ enum Command {
     Doctor(doctor::Args),
     /// Decide about nodes that were seen for the first time.
     Trust(trust::Args),
+    /// Show a mesh of three devices in this process, an outage and a failover.
+    Demo(demo::Args),
     /// Print the version.
     Version,
 }
@@ -147,6 +150,7 @@ fn dispatch(command: Command, context: Context<'_>) -> Result<(), Failure> {
         Command::Access(args) => runtime()?.block_on(access::run(args, context)),
         Command::Doctor(args) => runtime()?.block_on(doctor::run(args, context)),
         Command::Trust(args) => runtime()?.block_on(trust::run(args, context)),
+        Command::Demo(args) => runtime()?.block_on(demo::run(args, context)),
         Command::Version => version::run(context),
     }
 }

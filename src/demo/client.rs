@@ -112,6 +112,13 @@ impl Call {
         let (mut sender, connection) =
             handshake(TokioIo::new(io)).await.map_err(io::Error::other)?;
         tokio::spawn(connection);
+        let request = self.request()?;
+        let response = sender.send_request(request).await.map_err(io::Error::other)?;
+        let (head, body) = response.into_parts();
+        Ok(Stream { status: head.status.as_u16(), headers: head.headers, body, _sender: sender })
+    }
+
+    fn request(self) -> io::Result<Request<Full<Bytes>>> {
         let host = HeaderValue::from_str(&self.addr.to_string()).map_err(io::Error::other)?;
         let mut request = Request::new(Full::new(self.body));
         *request.method_mut() = self.method;
@@ -120,14 +127,39 @@ impl Call {
         request.headers_mut().entry(HOST).or_insert(host);
         let json = HeaderValue::from_static("application/json");
         request.headers_mut().entry(CONTENT_TYPE).or_insert(json);
-        let response = sender.send_request(request).await.map_err(io::Error::other)?;
-        let (head, body) = response.into_parts();
-        Ok(Stream { status: head.status.as_u16(), headers: head.headers, body, _sender: sender })
+        Ok(request)
     }
 
     /// Sends it and reads the answer to its end.
     pub async fn answer(self) -> io::Result<Answer> {
         Ok(self.open().await?.rest().await)
+    }
+}
+
+/// A connection that is kept for several calls, as a program has that asks more than once.
+#[derive(Debug)]
+pub struct Kept {
+    addr: SocketAddr,
+    sender: SendRequest<Full<Bytes>>,
+}
+
+impl Kept {
+    /// Connects.
+    pub async fn open(addr: SocketAddr) -> io::Result<Kept> {
+        let tcp = TcpStream::connect(addr).await?;
+        let (sender, connection) = handshake(TokioIo::new(tcp)).await.map_err(io::Error::other)?;
+        tokio::spawn(connection);
+        Ok(Kept { addr, sender })
+    }
+
+    /// GETs, and returns the status.
+    pub async fn get(&mut self, target: &str) -> io::Result<u16> {
+        self.sender.ready().await.map_err(io::Error::other)?;
+        let request = get(self.addr, target).request()?;
+        let response = self.sender.send_request(request).await.map_err(io::Error::other)?;
+        let status = response.status().as_u16();
+        response.into_body().collect().await.map_err(io::Error::other)?;
+        Ok(status)
     }
 }
 

@@ -85,7 +85,7 @@ fn goldens() -> Vec<Golden> {
     let mut all: Vec<Golden> = std::fs::read_dir(dir)
         .unwrap()
         .map(|e| e.unwrap().path())
-        .filter(|p| !p.to_string_lossy().contains("kill-"))
+        .filter(|p| p.is_file() && !p.to_string_lossy().contains("kill-"))
         .map(|p| {
             let name = p.file_stem().unwrap().to_string_lossy().into_owned();
             (std::fs::read_to_string(&p).unwrap(), name)

@@ -1,0 +1,195 @@
+//! One device of the demo: a stand-in tailscaled, perhaps a stand-in engine, and the real
+//! program between them.
+//!
+//! The program is the same [`App`] that `tailherd serve` runs. Only its [`Sockets`] differ:
+//! every listener takes a free port of 127.0.0.1, the stand-in daemon is told which one, and
+//! connections that this daemon forwarded are known as its own.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use super::Error;
+use super::client::{Call, Stream};
+use super::engine::{Engine, EngineSpec};
+use super::tailscaled::{Owner, Tailnet, Tailscaled};
+use crate::app::{App, Setup};
+use crate::config::{self, FixedEnv};
+use crate::net::{LocalApi, OtherEnd, Sockets};
+use crate::types::{ListenerKind, Timing};
+
+/// The port a bare Ollama has on its own machine, and so in the tailnet.
+const BARE_PORT: u16 = 11434;
+
+/// A device before it is switched on.
+#[derive(Debug, Clone)]
+pub struct NodeSpec {
+    /// Its name in the tailnet.
+    pub name: String,
+    /// Whose it is.
+    pub owner: Owner,
+    /// Its engine, if it has one.
+    pub engine: Option<EngineSpec>,
+    /// Whether the program runs there; without it, the engine itself stands on the tailnet's
+    /// port 11434 (a bare peer).
+    pub sidecar: bool,
+    /// What its configuration says beyond where engine, socket and listeners are.
+    pub config: Value,
+}
+
+impl NodeSpec {
+    /// A device with the program and, perhaps, an engine.
+    pub fn new(name: &str, owner: Owner, engine: Option<EngineSpec>) -> Self {
+        NodeSpec { name: name.to_owned(), owner, engine, sidecar: true, config: json!({}) }
+    }
+
+    /// A device with an engine and without the program.
+    pub fn bare(name: &str, owner: Owner, engine: EngineSpec) -> Self {
+        NodeSpec { sidecar: false, ..NodeSpec::new(name, owner, Some(engine)) }
+    }
+
+    /// The same with these keys in its configuration.
+    #[must_use]
+    pub fn with(mut self, config: Value) -> Self {
+        self.config = config;
+        self
+    }
+}
+
+/// A device that runs.
+pub struct Node {
+    /// Its name.
+    pub name: String,
+    /// Its tailscaled.
+    pub daemon: Arc<Tailscaled>,
+    engine: Option<Engine>,
+    app: Mutex<Option<App>>,
+    bound: Bound,
+    config: config::Config,
+    timing: Timing,
+    state: TempDir,
+}
+
+type Bound = Arc<Mutex<Vec<(ListenerKind, SocketAddr)>>>;
+
+impl Node {
+    /// Switches a device on and lets it join the tailnet.
+    pub async fn start(net: &Tailnet, spec: NodeSpec, timing: Timing) -> Result<Node, Error> {
+        let daemon = Arc::new(net.join(&spec.name, spec.owner).await?);
+        let engine = match spec.engine {
+            Some(engine) => Some(Engine::start(engine).await?),
+            None => None,
+        };
+        let state = tempfile::Builder::new().prefix("tailherd-demo-").tempdir()?;
+        let config = configuration(&daemon, engine.as_ref(), spec.config)?;
+        let node = Node {
+            name: spec.name,
+            daemon,
+            engine,
+            app: Mutex::new(None),
+            bound: Bound::default(),
+            config,
+            timing,
+            state,
+        };
+        if spec.sidecar {
+            node.run().await?;
+        } else if let Some(engine) = &node.engine {
+            node.daemon.port(BARE_PORT, Some(engine.addr()));
+        }
+        Ok(node)
+    }
+
+    /// Starts the program; again after [`Node::quit`].
+    pub async fn run(&self) -> Result<(), Error> {
+        let app = App::start(Setup {
+            config: self.config.clone(),
+            sockets: self.sockets(),
+            timing: self.timing.clone(),
+            state: Some(self.state.path().to_owned()),
+            name: self.name.clone(),
+        })
+        .await?;
+        *self.app.lock() = Some(app);
+        Ok(())
+    }
+
+    /// Ends the program at once, as a kill does.
+    pub fn quit(&self) {
+        *self.app.lock() = None;
+        for port in [11434, 11436, 11437] {
+            self.daemon.port(port, None);
+        }
+        self.bound.lock().clear();
+    }
+
+    /// Where programs on this device reach it.
+    pub fn apps(&self) -> SocketAddr {
+        self.listener(ListenerKind::Apps)
+    }
+
+    /// Where metrics and status are.
+    pub fn admin(&self) -> SocketAddr {
+        self.listener(ListenerKind::Admin)
+    }
+
+    /// Its engine.
+    pub fn engine(&self) -> Option<&Engine> {
+        self.engine.as_ref()
+    }
+
+    /// Opens a connection to a tailnet port of another node through this device's tailscaled,
+    /// as a program here that is not ours would, and sends a call on it.
+    pub async fn across(&self, to: &Node, port: u16, call: Call) -> Result<Stream, Error> {
+        let api = LocalApi::find(&self.config.tailnet, &self.timing).await?;
+        let ip = *to
+            .daemon
+            .addrs()
+            .first()
+            .ok_or_else(|| Error::step("dial", "the node has no address"))?;
+        let io = api.dial(ip, port, self.timing.connect_tailnet).await?;
+        Ok(call.open_on(io).await?)
+    }
+
+    fn listener(&self, kind: ListenerKind) -> SocketAddr {
+        let bound = self.bound.lock();
+        let found = bound.iter().find(|(k, _)| *k == kind).map(|(_, a)| *a);
+        // Nothing listens on port 0: whoever asks too early is refused, not misled.
+        found.unwrap_or_else(|| SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))
+    }
+
+    fn sockets(&self) -> Sockets {
+        let uid = rustix::process::geteuid().as_raw();
+        let (bound, daemon, owner) = (self.bound.clone(), self.daemon.clone(), self.daemon.clone());
+        Sockets::real()
+            .placed(|_, _| SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))
+            .on_bound(move |kind, wanted, actual| {
+                bound.lock().push((kind, actual));
+                // In userspace mode every port of the machine is reachable from the tailnet.
+                daemon.port(wanted.port(), Some(actual));
+            })
+            .with_other_end(move |_, remote, _| {
+                if owner.owns(remote) { OtherEnd::Daemon } else { OtherEnd::Program { uid } }
+            })
+    }
+}
+
+fn configuration(
+    daemon: &Tailscaled,
+    engine: Option<&Engine>,
+    more: Value,
+) -> Result<config::Config, Error> {
+    let local: Vec<Value> = engine.iter().map(|e| json!({ "baseUrl": e.url() })).collect();
+    let mut text = json!({
+        "listen": ["127.0.0.1:11434"],
+        "local": local,
+        "tailnet": {"socket": daemon.socket()},
+    });
+    if let (Some(text), Value::Object(more)) = (text.as_object_mut(), more) {
+        text.extend(more);
+    }
+    Ok(config::parse(&text.to_string(), None, &FixedEnv::default())?)
+}
