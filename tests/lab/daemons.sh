@@ -1,8 +1,9 @@
 # The real daemons: Headscale, tailscaled, Ollama, and ours. Sourced after net.sh.
 
 part() { "$lab_src/install" --dir "$1"; }
-tailnet_bin=$(part tailnet)
-ollama_dir=$(part ollama)
+# Where the parts lie is asked once a lab: a fault must not wait for that.
+[[ -e $LAB_DIR/parts ]] || echo "tailnet_bin=$(part tailnet) ollama_dir=$(part ollama)" > "$LAB_DIR/parts"
+. "$LAB_DIR/parts"
 OLLAMA=$ollama_dir/bin/ollama
 # LAB_OLLAMA_GPU: another Ollama for that one node
 ollama_of() { if [[ $1 == gpu && -n ${LAB_OLLAMA_GPU:-} ]]; then echo "$LAB_OLLAMA_GPU"; else echo "$OLLAMA"; fi; }

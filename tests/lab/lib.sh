@@ -26,7 +26,9 @@ COORD=http://10.77.1.2:8080
 say() { printf '%s\n' "$*" >&2; }
 die() { say "lab: $*"; exit 1; }
 has() { case " $2 " in *" $1 "*) true ;; *) false ;; esac; }
-alive() { local p; p=$(cat "$1" 2>/dev/null) && [[ -n $p ]] && kill -0 "$p" 2>/dev/null; }
+# A process that ended and was not yet collected by its parent is not alive.
+runs() { [[ -n $1 && $(sed -n 's/^State:\s*\(.\).*/\1/p' "/proc/$1/status" 2>/dev/null) =~ ^[^ZX]$ ]]; }
+alive() { runs "$(cat "$1" 2>/dev/null)"; }
 owner_of() { [[ $1 == colleague ]] && echo dev || echo me; }
 node_index() { local i=11 n; for n in $NODES; do [[ $n == "$1" ]] && { echo $i; return; }; i=$((i + 1)); done; die "no node $1"; }
 
@@ -45,7 +47,7 @@ stop_pid() {
   local f=$1 sig=${2:-TERM} p end=$((SECONDS + 6))
   alive "$f" || { rm -f "$f"; return 0; }
   p=$(cat "$f"); kill -CONT "$p" 2>/dev/null || true; kill -"$sig" "$p" 2>/dev/null || true
-  while kill -0 "$p" 2>/dev/null; do
+  while runs "$p"; do
     (( SECONDS < end )) || { kill -KILL "$p" 2>/dev/null || true; break; }
     sleep 0.05
   done
