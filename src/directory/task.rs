@@ -43,6 +43,8 @@ pub enum Look {
     Failed,
     /// It said it does not have a model that it had listed.
     List,
+    /// The way to it was gone as a whole, and is back: what was measured meanwhile says nothing.
+    Back,
 }
 
 /// The handle: readers load snapshots, everybody else sends events.

@@ -21,7 +21,7 @@ use super::peers::{self, Sorted};
 use super::rung::{self, Rungs};
 use crate::config::Config;
 use crate::directory::event::{Event, Identity};
-use crate::directory::{Directory, Unused};
+use crate::directory::{Directory, Look, Unused};
 use crate::net::TailnetView;
 use crate::net::localapi::{self, ApiError, FindError, LocalApi};
 use crate::telemetry::Clock;
@@ -188,6 +188,7 @@ impl Watch {
                     if self.rungs.slept(SystemTime::now(), self.setup.clock.now()) {
                         tracing::info!("this machine slept: looking at everything again");
                         self.ring();
+                        self.look_at_all();
                     }
                     self.look(true).await;
                 }
@@ -212,6 +213,13 @@ impl Watch {
         self.setup.bell.send_modify(|n| *n = n.wrapping_add(1));
     }
 
+    /// Nobody waits out a pause that was earned while there was no way to anybody.
+    fn look_at_all(&self) {
+        for peer in self.told.sorted.iter().flat_map(|sorted| &sorted.peers) {
+            self.setup.directory.look_at(&peer.who.id, Look::Back);
+        }
+    }
+
     async fn reload(&mut self) {
         let new = self.setup.config.borrow_and_update().clone();
         let old = std::mem::replace(&mut self.config, new);
@@ -232,10 +240,14 @@ impl Watch {
         let now = self.setup.clock.now();
         self.rungs.heard(&view, self.api.is_some(), poll, now);
         if view != self.view {
+            let back = view.running && !self.view.running;
             self.view = view;
             let view = Arc::new(self.view.clone());
             self.setup.view.send_replace(view);
             self.resolve(false);
+            if back {
+                self.look_at_all();
+            }
         }
         let coordinator = self.rungs.coordinator(&self.view);
         if self.told.coordinator != Some(coordinator) {

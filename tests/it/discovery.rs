@@ -8,7 +8,7 @@ use serde_json::json;
 use tailherd::config::{self, Config, FixedEnv};
 use tailherd::demo::tailscaled::{Owner, Tailnet, Tailscaled};
 use tailherd::directory::{
-    Directory, DirectoryConfig, Event, Identity, Listing, Settings, Snapshot,
+    Directory, DirectoryConfig, Event, Identity, Listing, Look, Settings, Snapshot,
 };
 use tailherd::discover::{self, Discovery};
 use tailherd::net::{TailnetView, localapi};
@@ -233,6 +233,25 @@ async fn a_tailscaled_that_starts_later_is_found() {
     laptop.start().unwrap();
     node.uses(&["gpu"]).await;
     node.sees("our own name", |s| s.nodes[0].name.as_str() == "laptop").await;
+}
+
+#[tokio::test]
+async fn peers_are_looked_at_at_once_when_the_tailnet_is_back() {
+    let net = Tailnet::default();
+    let laptop = net.join("laptop", Owner::user("me@example.com")).await.unwrap();
+    let _gpu = net.join("gpu", Owner::tag("tag:ollama")).await.unwrap();
+    let _foreign = net.join("dev", Owner::user("dev@example.com")).await.unwrap();
+    let state = tempfile::tempdir().unwrap();
+    let node = Node::start(&laptop, state.path(), "");
+    node.uses(&["gpu"]).await;
+    let gpu = node.directory.peers().borrow()[0].who.id.clone();
+    laptop.kill();
+    assert!(in_time(node.view.clone().wait_for(|view| !view.running)).await);
+    let mut looks = node.directory.looks();
+    laptop.start().unwrap();
+    let look = tokio::time::timeout(Duration::from_secs(20), looks.recv()).await.unwrap();
+    assert_eq!(look, Some((gpu, Look::Back)));
+    assert!(looks.try_recv().is_err(), "a node outside sendTo is not looked at");
 }
 
 #[tokio::test]
