@@ -401,11 +401,11 @@ mod tests {
     }
 
     #[test]
-    fn addresses_take_turns_the_shorter_kind_first() {
+    fn addresses_take_turns_in_the_order_they_are_preferred() {
         let addrs: Vec<IpAddr> = ["fd7a::1", "100.64.0.1"].map(|a| a.parse().unwrap()).to_vec();
         let mut memory = Memory::default();
         let mut next = || next_address(&addrs, &mut memory).map(|ip| ip.is_ipv4());
-        assert_eq!([next(), next(), next()], [Some(true), Some(false), Some(true)]);
+        assert_eq!([next(), next(), next()], [Some(false), Some(true), Some(false)]);
         assert_eq!(next_address(&[], &mut Memory::default()), None);
     }
 }

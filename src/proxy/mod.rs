@@ -30,6 +30,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use arc_swap::ArcSwap;
+use http::header::ORIGIN;
 use http::{HeaderValue, Request, Response};
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -125,7 +126,7 @@ impl Proxy {
             self.note_refused(door.kind, &failure);
             return self.finish_head(failure.answer(api, &request_id), &request_id);
         }
-        let origin = head.headers.clone();
+        let page = head.headers.contains_key(ORIGIN).then(|| head.headers.clone());
         // Whoever is not a program of this machine is under the mesh's rules, by whichever
         // door it came: in userspace mode tailscaled forwards every port to loopback.
         let apps = door.kind == ListenerKind::Apps && caller.is_local();
@@ -157,8 +158,8 @@ impl Proxy {
             }
         };
         // A preflight's answer is CORS already.
-        if op != Op::Preflight {
-            browser::cors(&origin, &settings.origins, response.headers_mut());
+        if let Some(page) = page.filter(|_| op != Op::Preflight) {
+            browser::cors(&page, &settings.origins, response.headers_mut());
         }
         self.finish_head(response, &request_id)
     }
@@ -276,29 +277,28 @@ impl Drop for Running {
 /// More than that, and trying again is the load that keeps a sick mesh sick.
 #[derive(Debug)]
 struct Budget {
-    tokens: f64,
+    /// In fifths of a try.
+    fifths: u32,
 }
 
 impl Default for Budget {
     fn default() -> Self {
-        Budget { tokens: Budget::BURST }
+        Budget { fifths: Budget::BURST }
     }
 }
 
 impl Budget {
-    const BURST: f64 = 10.0;
-    const SHARE: f64 = 0.2;
+    const TRY: u32 = 5;
+    const BURST: u32 = 10 * Budget::TRY;
 
     fn request(&mut self) {
-        self.tokens = (self.tokens + Budget::SHARE).min(Budget::BURST);
+        self.fifths = (self.fifths + 1).min(Budget::BURST);
     }
 
     fn spend(&mut self) -> bool {
-        let may = self.tokens >= 1.0;
-        if may {
-            self.tokens -= 1.0;
-        }
-        may
+        let left = self.fifths.checked_sub(Budget::TRY);
+        self.fifths = left.unwrap_or(self.fifths);
+        left.is_some()
     }
 }
 

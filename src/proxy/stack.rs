@@ -50,7 +50,9 @@ pub fn service(proxy: &Arc<Proxy>, door: Door, who: Who) -> Service {
     let proxy = Arc::clone(proxy);
     let inner = service_fn(move |request: Request<Body>| {
         let (proxy, door, who) = (Arc::clone(&proxy), door.clone(), who.clone());
-        async move { Ok::<_, Infallible>(one(proxy, door, who, request).await) }
+        // Boxed here, once: the layers around it then move a pointer, not the whole request.
+        let one = Box::pin(one(proxy, door, who, request));
+        async move { Ok::<_, Infallible>(one.await) }
     });
     let sensitive = [AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION]
         .into_iter()
