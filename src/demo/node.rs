@@ -66,6 +66,7 @@ pub struct Node {
     /// Its tailscaled.
     pub daemon: Arc<Tailscaled>,
     engine: Option<Engine>,
+    sidecar: bool,
     app: Mutex<Option<App>>,
     bound: Bound,
     config: config::Config,
@@ -76,8 +77,17 @@ pub struct Node {
 type Bound = Arc<Mutex<Vec<(ListenerKind, SocketAddr)>>>;
 
 impl Node {
-    /// Switches a device on and lets it join the tailnet.
+    /// Lets a device join the tailnet and runs what it has to run.
     pub async fn start(net: &Tailnet, spec: NodeSpec, timing: Timing) -> Result<Node, Error> {
+        let node = Node::join(net, spec, timing).await?;
+        node.run().await?;
+        Ok(node)
+    }
+
+    /// Lets a device join the tailnet; its program does not run yet. Nodes that are to know
+    /// each other from the start join before the first of them runs: whoever comes later is a
+    /// newcomer.
+    pub async fn join(net: &Tailnet, spec: NodeSpec, timing: Timing) -> Result<Node, Error> {
         let daemon = Arc::new(net.join(&spec.name, spec.owner).await?);
         let engine = match spec.engine {
             Some(engine) => Some(Engine::start(engine).await?),
@@ -89,22 +99,24 @@ impl Node {
             name: spec.name,
             daemon,
             engine,
+            sidecar: spec.sidecar,
             app: Mutex::new(None),
             bound: Bound::default(),
             config,
             timing,
             state,
         };
-        if spec.sidecar {
-            node.run().await?;
-        } else if let Some(engine) = &node.engine {
+        if let (false, Some(engine)) = (node.sidecar, &node.engine) {
             node.daemon.port(BARE_PORT, Some(engine.addr()));
         }
         Ok(node)
     }
 
-    /// Starts the program; again after [`Node::quit`].
+    /// Starts the program, if it has one; again after [`Node::quit`].
     pub async fn run(&self) -> Result<(), Error> {
+        if !self.sidecar {
+            return Ok(());
+        }
         let app = App::start(Setup {
             config: self.config.clone(),
             sockets: self.sockets(),

@@ -1,10 +1,5 @@
 //! Everything that is tested over real sockets, in one binary so that linking stays cheap.
-#![expect(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test that cannot go on has failed"
-)]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on has failed")]
 
 mod architecture;
 mod commands;

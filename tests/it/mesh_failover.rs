@@ -9,6 +9,9 @@ use tokio::time::Instant;
 
 use crate::world::{SOON, Sends as _, World, chat, count, counting, me, ms, served_by, until};
 
+/// What a test does to a mesh.
+type Break = fn(&World);
+
 /// `count` on two nodes, loaded on `first`, so that it is chosen.
 async fn two(first: &str) -> World {
     let mut all = vec![NodeSpec::new("laptop", me(), None)];
@@ -47,7 +50,7 @@ async fn a_request_that_waits_at_an_asleep_node_moves_on() {
 
 #[tokio::test]
 async fn dead_before_the_first_byte_means_the_other_node() {
-    let broken: [(&str, fn(&World)); 6] = [
+    let broken: [(&str, Break); 6] = [
         ("its engine is killed", |w| w.engine("gpu").die()),
         ("its engine resets", |w| w.engine("gpu").fault(Some(Fault::Reset))),
         ("its engine says 500", |w| w.engine("gpu").fault(Some(Fault::Broken))),
@@ -191,8 +194,7 @@ async fn a_stream_cut_in_the_middle_ends_in_an_error_item_in_every_dialect() {
 
 #[tokio::test]
 async fn a_peer_that_dies_in_mid_stream_ends_in_an_error_item() {
-    type Kill = fn(&World);
-    let ways: [(&str, Kill, usize); 3] = [
+    let ways: [(&str, Break, usize); 3] = [
         ("the engine is killed", |w| w.engine("gpu").die(), DIALECTS.len()),
         ("the sidecar is killed", |w| w.node("gpu").quit(), 1),
         ("our tailscaled is killed", |w| w.node("laptop").daemon.kill(), 1),

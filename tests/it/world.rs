@@ -48,7 +48,10 @@ impl World {
         let net = Tailnet::default();
         let mut nodes = Vec::new();
         for spec in specs {
-            nodes.push(Node::start(&net, spec, timing.clone()).await.unwrap());
+            nodes.push(Node::join(&net, spec, timing.clone()).await.unwrap());
+        }
+        for node in &nodes {
+            node.run().await.unwrap();
         }
         World { net, nodes }
     }
