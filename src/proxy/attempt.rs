@@ -357,7 +357,9 @@ async fn bounded(body: &mut PooledBody) -> Bytes {
 /// a row, each on a connection of its own.
 async fn vigil(px: &Proxy, offer: &Offer, path: &crate::directory::Path) {
     let mut misses = 0;
-    let mut next = Instant::now() + px.timing.vigil;
+    // A short request is over before it is worth a probe; a long one should not wait for the
+    // first of three any longer than that.
+    let mut next = Instant::now() + px.timing.vigil / 3;
     loop {
         sleep_until(next).await;
         next = Instant::now() + px.timing.vigil;
