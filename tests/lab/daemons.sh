@@ -63,7 +63,7 @@ hs() { inns "$P-coord" "$tailnet_bin/headscale" -c "$LAB_DIR/coord/config.yaml" 
 coord_up() {
   local d=$LAB_DIR/coord u
   coord_config
-  ip netns exec "$P-coord" "$tailnet_bin/headscale" -c "$d/config.yaml" serve >> "$d/log" 2>&1 & echo $! > "$d/pid"
+  ip netns exec "$P-coord" "$tailnet_bin/headscale" -c "$d/config.yaml" serve >> "$d/log" 2>&1 & echo $! > "$d/pid"; disown
   wait_for 30 headscale inns "$P-coord" curl -fsS -m 2 "$COORD/health"
   for u in me dev; do hs users create $u >/dev/null 2>&1; done
 }
@@ -84,7 +84,7 @@ tailscaled_up() {
   has "$n" "$USERSPACE" && tun=userspace-networking
   TS_DEBUG_USE_DERP_HTTP=1 TS_NO_LOGS_NO_SUPPORT=true TS_LOGS_DIR=$d/state \
   nsenter -t "$(pid_of "$n")" -m -n -- "$tailnet_bin/tailscaled" --no-logs-no-support --statedir="$d/state" \
-    --state="$d/state/tailscaled.state" --port=41641 --tun=$tun >> "$d/tailscaled.log" 2>&1 & echo $! > "$d/tailscaled.pid"
+    --state="$d/state/tailscaled.state" --port=41641 --tun=$tun >> "$d/tailscaled.log" 2>&1 & echo $! > "$d/tailscaled.pid"; disown
   wait_for 20 "tailscaled of $n" api "$n" '/localapi/v0/status?peers=false' -f
 }
 
@@ -103,7 +103,7 @@ ollama_up() {
   alive "$d/ollama.pid" && return 0
   mkdir -p "$d/models"
   HOME=$d/engine-home OLLAMA_HOST=127.0.0.1:11435 OLLAMA_MODELS=$d/models OLLAMA_NO_CLOUD=1 LAB_LOAD_DELAY=$d/load-delay \
-  nsenter -t "$(pid_of "$n")" -m -n -- "$(ollama_of "$n")" serve >> "$d/ollama.log" 2>&1 & echo $! > "$d/ollama.pid"
+  nsenter -t "$(pid_of "$n")" -m -n -- "$(ollama_of "$n")" serve >> "$d/ollama.log" 2>&1 & echo $! > "$d/ollama.pid"; disown
   wait_for 20 "Ollama of $n" node_exec "$n" curl -fsS -m 1 http://127.0.0.1:11435/
 }
 # the CLI of a node, against its tailherd unless OLLAMA_HOST says otherwise
@@ -156,7 +156,7 @@ tailherd_up() {
   alive "$d/tailherd.pid" && return 0
   nsenter -t "$(pid_of "$n")" -m -n -- setpriv --reuid $LAB_USER --regid $LAB_USER --clear-groups \
     env -i HOME="$d/home" PATH=/usr/bin:/bin TAILHERD_LOG="${LAB_LOG:-info}" RUST_BACKTRACE=1 "$LAB_DIR/bin/tailherd" \
-    >> "$d/tailherd.log" 2>&1 & echo $! > "$d/tailherd.pid"
+    >> "$d/tailherd.log" 2>&1 & echo $! > "$d/tailherd.pid"; disown
   wait_for 15 "tailherd of $n" app_exec "$n" curl -fsS -m 1 http://127.0.0.1:11434/
 }
 tailherd_cli() { # the command as the node's own user

@@ -57,7 +57,7 @@ holder_up() {
     mount -t tmpfs -o mode=755 tmpfs /run
     [ -L /var/run ] || mount --bind /run /var/run
     : > /run/ready
-    exec sleep infinity' holder "$d" "$n" > "$d/holder.log" 2>&1 & echo $! > "$d/holder.pid"
+    exec sleep infinity' holder "$d" "$n" > "$d/holder.log" 2>&1 & echo $! > "$d/holder.pid"; disown
   wait_for 10 "namespace of $n" nsenter -t "$(cat "$d/holder.pid")" -m -- test -e /run/ready
 }
 pid_of() { cat "$LAB_DIR/$1/holder.pid" 2>/dev/null || die "node $1 is not up"; }

@@ -11,10 +11,10 @@ LIMIT = 1.5
 
 
 def waiting_at():
-    """The node whose gate has the request for `shared`."""
+    """The node whose gate has the request for `shared`, started or waiting for its turn."""
     for n in ("gpu", "nas"):
         for line in get(n, "/metrics", port=11437).text.splitlines():
-            if line.startswith("tailherd_inflight_requests{") and "shared" in line and float(line.rsplit(" ", 1)[1]) > 0:
+            if line.startswith(("tailherd_inflight_requests{", "tailherd_queued_requests{")) and "shared" in line and float(line.rsplit(" ", 1)[1]) > 0:
                 return n
     return None
 
@@ -38,8 +38,8 @@ def moves_on(silence):
         where = waiting_at()
         time.sleep(0.5)
         other = {"gpu": "nas", "nas": "gpu"}[where]
-        began = time.monotonic()
         silence(where)
+        began = time.monotonic()
         for p in hung[other]:
             os.kill(p, signal.SIGCONT)
         a = later.result(20)

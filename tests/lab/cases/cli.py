@@ -58,7 +58,7 @@ def local():
         same("gpu", *args)
     cli("gpu", "run", "tiny", "hi")
     wait(10, "ps shows the loaded model", lambda: "tiny:latest" in names(cli("gpu", "ps")[1]))
-    row = lambda t: next(l for l in t.splitlines() if l.startswith("tiny:latest"))
+    row = lambda t: next(l.split() for l in t.splitlines() if l.startswith("tiny:latest"))
     equal(row(cli("gpu", "ps")[1]), row(cli("gpu", "ps", direct=True)[1]), "the row of ps")
     changes("gpu")
 
