@@ -9,7 +9,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use futures_util::future::join_all;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use super::ask::{AskError, Asker, Target};
 use super::identify::{Identity, NoEngine, identify, is_ours};
@@ -34,6 +34,8 @@ pub(super) struct Engines {
     directory: Arc<Directory>,
     shows: Arc<Shows>,
     ours: watch::Receiver<Vec<SocketAddr>>,
+    /// Somebody asked for a look now.
+    asked: Arc<Notify>,
     places: Vec<Place>,
     /// How many engines of a kind have a name so far.
     named: BTreeMap<&'static str, u32>,
@@ -72,20 +74,26 @@ impl Engines {
         directory: Arc<Directory>,
         shows: Arc<Shows>,
         ours: watch::Receiver<Vec<SocketAddr>>,
+        asked: Arc<Notify>,
         named: Option<&[LocalEngine]>,
     ) -> Engines {
         let places = match named {
             Some(engines) => engines.iter().map(Place::named).collect(),
             None => USUAL_PORTS.into_iter().map(Place::usual).collect(),
         };
-        Engines { ask, directory, shows, ours, places, named: BTreeMap::new(), round: 0 }
+        Engines { ask, directory, shows, ours, asked, places, named: BTreeMap::new(), round: 0 }
     }
 
     /// Looks for ever.
     pub(super) async fn run(mut self) {
         loop {
             self.look().await;
-            tokio::time::sleep(self.ask.timing.probe_local).await;
+            // What somebody just made or deleted here is not waited for.
+            let pause = tokio::time::sleep(self.ask.timing.probe_local);
+            tokio::select! {
+                () = pause => {}
+                () = self.asked.notified() => {}
+            }
         }
     }
 

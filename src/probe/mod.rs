@@ -20,7 +20,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
 use crate::config::{Config, LocalEngine};
@@ -89,11 +89,13 @@ impl Probes {
     ) -> Probes {
         let ask = ask::Asker { pool: pool.clone(), clock, timing: config.timing };
         let shows = Arc::new(shows::Shows::default());
+        let asked = Arc::new(Notify::new());
         let own = engines::Engines::new(
             ask.clone(),
             directory.clone(),
             shows.clone(),
             config.ours,
+            asked.clone(),
             config.local.as_deref(),
         );
         let tools = Arc::new(peers::Tools {
@@ -104,7 +106,7 @@ impl Probes {
             mesh_ports: config.mesh_ports,
             bare_port: config.bare_port,
         });
-        let others = schedule::Schedule::new(tools, config.servers);
+        let others = schedule::Schedule::new(tools, config.servers, asked);
         Probes { tasks: vec![tokio::spawn(own.run()), tokio::spawn(others.run())] }
     }
 }

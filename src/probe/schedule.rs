@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rand::Rng;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::peers::{self, Memory, Outcome, Tools, Whom};
@@ -28,6 +28,8 @@ pub(super) struct Schedule {
     here: Option<Vec<Server>>,
     peers: watch::Receiver<Arc<Vec<Peer>>>,
     looks: mpsc::Receiver<(NodeId, Look)>,
+    /// Told when the look that is asked for is one at this node's own engines.
+    own: Arc<Notify>,
     turns: BTreeMap<NodeId, Turn>,
     running: JoinSet<(NodeId, Memory, Outcome)>,
 }
@@ -79,10 +81,10 @@ impl Waits {
 }
 
 impl Schedule {
-    pub(super) fn new(tools: Arc<Tools>, servers: Vec<Server>) -> Schedule {
+    pub(super) fn new(tools: Arc<Tools>, servers: Vec<Server>, own: Arc<Notify>) -> Schedule {
         let (peers, looks) = (tools.directory.peers(), tools.directory.looks());
         let (turns, running) = (BTreeMap::new(), JoinSet::new());
-        Schedule { tools, servers, here: None, peers, looks, turns, running }
+        Schedule { tools, servers, here: None, peers, looks, own, turns, running }
     }
 
     /// Runs until the directory is gone.
@@ -157,6 +159,8 @@ impl Schedule {
         if let Some(turn) = self.turns.get_mut(node) {
             turn.next = now;
             turn.again = turn.running;
+        } else if self.tools.directory.load().this().is_some_and(|this| this.id == *node) {
+            self.own.notify_one();
         }
     }
 

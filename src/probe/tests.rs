@@ -352,3 +352,43 @@ async fn own_engines_are_found_listed_and_missed() {
     let _again = Canned::on(TcpListener::bind(addr).await.unwrap(), ollama());
     wait(&|s| s.models.contains_key(&key("tiny"))).await;
 }
+
+#[tokio::test]
+async fn what_was_just_made_here_is_listed_at_once() {
+    let (clock, timing) = (Clock::start(), Timing::shrunk());
+    let timing = Timing { probe_local: Duration::from_secs(3600), ..timing };
+    let directory = directory(clock);
+    let server = Canned::start(ollama()).await;
+    let url =
+        Url { host: "localhost".into(), port: server.addr.port(), tls: false, prefix: "".into() };
+    let config = ProbeConfig {
+        local: Some(vec![LocalEngine {
+            server: url,
+            slots: None,
+            context_length: None,
+            user: None,
+        }]),
+        servers: Vec::new(),
+        mesh_ports: Vec::new(),
+        bare_port: 0,
+        ours: watch::channel(Vec::new()).1,
+        state: None,
+        timing: timing.clone(),
+    };
+    let mut changed = directory.changed();
+    let _probes = Probes::start(config, &directory, &pool(clock, &timing), clock);
+    let mut listed = async |name: &str| {
+        let waited = tokio::time::timeout(Duration::from_secs(20), async {
+            while !directory.load().models.contains_key(&key(name)) {
+                changed.changed().await.unwrap();
+            }
+        });
+        waited.await.unwrap();
+    };
+    listed("tiny").await;
+    let row = json!({"name": "copied:latest", "model": "copied:latest", "digest": "aa".repeat(32)});
+    server.say("GET /api/tags", 200, "", json!({"models": [row]}).to_string());
+    let this = directory.load().nodes[0].id.clone();
+    directory.look_at(&this, crate::directory::Look::List);
+    listed("copied").await;
+}
