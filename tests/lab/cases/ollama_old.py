@@ -8,6 +8,8 @@ from matrix import ask as matrix
 
 # rows an Ollama of that age does not have, or answers by its age's rules
 NEWER = {"v1-chat-zstd", "kill-generate-whole", "experimental-recommendations"}
+# answered by the Ollama of the node that is asked, which is a new one
+ASKED = {"version", "host-private", "host-local", "cors-local", "show-404", "v1-model-404"}
 
 
 def body():
@@ -21,12 +23,14 @@ def body():
         ctl("models", "gpu", env={**os.environ, "LAB_OLLAMA_GPU": os.path.join(old, "bin", "ollama")})
         for n in ("gpu", "laptop"):
             wait(30, f"{n} lists the old engine's models", lambda: {"tiny", "count", "embed"} <= models(n))
+        wait(90, "gpu knows its engine's age", lambda: get("gpu", "/api/version").json["version"] == "0.24.0")
         figures, wrong = [], []
         for who, node in (("local", "gpu"), ("peer", "laptop")):
-            verdicts = [v for v in matrix.run((node, APPS), "gpu", who) if v.case not in NEWER]
+            verdicts = [v for v in matrix.run((node, APPS), "gpu", who) if v.case not in NEWER and not (who == "peer" and v.case in ASKED)]
             wrong += [f"{who} {v.case}: {v.note}" for v in verdicts if v.kind == "unequal"]
             figures.append(f"{who}: {sum(v.kind == 'equal' for v in verdicts)} equal, {sum(v.kind == 'intended' for v in verdicts)} as named")
         if wrong:
+            print("\n".join(wrong))
             raise Failed(f"{'; '.join(figures)}, {len(wrong)} unequal. First: {wrong[0]}")
         return "; ".join(figures)
     finally:

@@ -117,6 +117,9 @@ def _no_paths(direct, through):
     want = copy.deepcopy(direct)
 
     want["body"]["modelfile"] = re.sub(r"(?m)^(#? ?FROM) \S*[/\\]blobs[/\\]", r"\1 ", want["body"]["modelfile"])
+    details = want["body"]["details"]
+    if details.get("parent_model"):  # Ollama of old says the path here, too
+        details["parent_model"] = details["parent_model"].rsplit("/", 1)[-1]
     got = copy.deepcopy(through)
     if want != got:
         for k in want["body"]:
