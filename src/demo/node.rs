@@ -18,7 +18,7 @@ use super::engine::{Engine, EngineSpec};
 use super::tailscaled::{Owner, Tailnet, Tailscaled};
 use crate::app::{App, Setup};
 use crate::config::{self, FixedEnv};
-use crate::net::{LocalApi, OtherEnd, Sockets};
+use crate::net::{Io, LocalApi, OtherEnd, Sockets};
 use crate::types::{ListenerKind, Timing};
 
 /// The port a bare Ollama has on its own machine, and so in the tailnet.
@@ -153,17 +153,21 @@ impl Node {
         self.engine.as_ref()
     }
 
-    /// Opens a connection to a tailnet port of another node through this device's tailscaled,
-    /// as a program here that is not ours would, and sends a call on it.
+    /// Sends a call to a tailnet port of another node, as a program on this device that is
+    /// not ours would.
     pub async fn across(&self, to: &Node, port: u16, call: Call) -> Result<Stream, Error> {
+        Ok(call.open_on(self.wire(to, port).await?).await?)
+    }
+
+    /// Opens a connection to a tailnet port of another node through this device's tailscaled.
+    pub async fn wire(&self, to: &Node, port: u16) -> Result<Box<dyn Io>, Error> {
         let api = LocalApi::find(&self.config.tailnet, &self.timing).await?;
         let ip = *to
             .daemon
             .addrs()
             .first()
             .ok_or_else(|| Error::step("dial", "the node has no address"))?;
-        let io = api.dial(ip, port, self.timing.connect_tailnet).await?;
-        Ok(call.open_on(io).await?)
+        Ok(api.dial(ip, port, self.timing.connect_tailnet).await?)
     }
 
     fn listener(&self, kind: ListenerKind) -> SocketAddr {

@@ -5,6 +5,8 @@ use tailherd::demo::client::{Call, post, raw};
 use tailherd::demo::engine::ModelSpec;
 use tailherd::demo::node::NodeSpec;
 
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
 use crate::mesh_stream::zstd;
 use crate::world::{World, engine, me};
 
@@ -65,24 +67,23 @@ async fn a_second_zstd_frame_is_read_too() {
 #[tokio::test]
 async fn a_key_split_over_frames_is_one_key() {
     let world = world().await;
-    // Chunked in pieces that cut every key and escape, to this node's own apps listener, and
-    // as a whole to the mesh.
+    // One byte a chunk: every key and escape is cut.
     let body = r#"{"model":"tiny","prompt":"x","mod\u0065l":"secret"}"#;
-    let mut request = String::from(
-        "POST /api/generate HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n",
-    );
+    let mut request = "POST /api/generate HTTP/1.1\r\nHost: localhost\r\n\
+                       Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\
+                       Connection: close\r\n\r\n"
+        .to_owned();
     for b in body.chars() {
         request.push_str(&format!("1\r\n{b}\r\n"));
     }
     request.push_str("0\r\n\r\n");
-    let answer = raw(world.node("laptop").apps(), request.as_bytes()).await.unwrap();
-    assert!(!answer.contains("not for you"), "{answer}");
-    let secret = world
-        .engine("gpu")
-        .seen()
-        .into_iter()
-        .find(|s| s.model.as_deref() == Some("secret") && s.path == "/api/generate");
-    assert!(secret.is_none(), "{secret:?}");
+    let mut wire = world.node("laptop").wire(world.node("gpu"), 11436).await.unwrap();
+    wire.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    wire.read_to_end(&mut answer).await.unwrap();
+    let answer = String::from_utf8_lossy(&answer).into_owned();
+    assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
+    assert!(world.engine("gpu").seen_at("/api/generate").is_empty());
 }
 
 #[tokio::test]
