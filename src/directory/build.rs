@@ -73,6 +73,7 @@ pub(super) fn snapshot(state: &mut State, now: Moment) -> Snapshot {
         models.insert(key, Arc::new(model));
     }
     state.lost_at = lost_at;
+    state.built = now;
     state.version += 1;
     let unions = union::of(&models, &lingering);
     Snapshot {
@@ -87,14 +88,16 @@ pub(super) fn snapshot(state: &mut State, now: Moment) -> Snapshot {
     }
 }
 
-/// When the next row has lingered long enough.
+/// When the next row of the last picture has lingered long enough; zero if that has passed
+/// since, however many messages came that changed nothing.
 pub(super) fn next_change(state: &State, now: Moment) -> Option<Duration> {
     let linger = state.settings.linger;
     state
         .lost_at
         .values()
-        .map(|at| (*at + linger).since(now))
-        .filter(|left| *left > Duration::ZERO)
+        .map(|at| *at + linger)
+        .filter(|end| *end > state.built)
+        .map(|end| end.since(now))
         .min()
 }
 

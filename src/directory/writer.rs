@@ -40,6 +40,8 @@ pub struct State {
     pub(super) cells: Arc<Registry>,
     /// When each model that has no living node lost its last one.
     pub(super) lost_at: BTreeMap<ModelKey, Moment>,
+    /// When the last picture was made.
+    pub(super) built: Moment,
     pub(super) version: u64,
     remembered: HashMap<NodeId, Remembered>,
     ids: HashMap<(NodeId, Arc<str>), EndpointId>,
@@ -82,6 +84,7 @@ impl State {
             coordinator: None,
             cells,
             lost_at: BTreeMap::new(),
+            built: Moment::ZERO,
             version: 0,
             remembered: HashMap::new(),
             ids: HashMap::new(),
