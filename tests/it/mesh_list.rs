@@ -163,7 +163,8 @@ async fn a_lost_nodes_models_linger_and_then_are_gone() {
     };
     assert!(until(refused).await);
     assert!(world.holders("laptop", "big:70b").await.is_some(), "listed a while longer");
-    assert!(until(async || world.holders("laptop", "big:70b").await.is_none()).await);
+    let gone = until(async || world.holders("laptop", "big:70b").await.is_none()).await;
+    assert!(gone, "{:#}", world.status("laptop").await);
     let answer = world.post("laptop", "/api/generate", count("big:70b", 1)).send().await;
     assert_eq!(answer.status, 404, "{}", answer.text());
     assert!(answer.text().contains("model 'big:70b' not found (last on gpu"), "{}", answer.text());
