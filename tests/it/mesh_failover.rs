@@ -7,7 +7,7 @@ use tailherd::demo::engine::{Cut, Fault};
 use tailherd::demo::node::NodeSpec;
 use tokio::time::Instant;
 
-use crate::world::{SOON, Sends as _, World, chat, count, counting, me, ms, served_by, until};
+use crate::world::{Sends as _, World, chat, count, counting, me, ms, served_by, until};
 
 /// What a test does to a mesh.
 type Break = fn(&World);
