@@ -6,7 +6,7 @@
 use std::convert::Infallible;
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -15,7 +15,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
-use tower::Service;
+use tower::{Service, ServiceExt};
 
 use crate::net::Body;
 use crate::types::Timing;
@@ -67,17 +67,24 @@ impl Connections {
         }
         let place = Place(Arc::clone(self));
         let mut draining = self.draining.clone();
+        let begun = Arc::new(AtomicBool::new(false));
+        let saw = Arc::clone(&begun);
+        let service = service.map_request(move |request| {
+            saw.store(true, Relaxed);
+            request
+        });
+        let first_head = tokio::time::sleep(self.timing.head);
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
-            .header_read_timeout(self.timing.head)
+            .header_read_timeout(self.timing.idle_connection)
             .max_headers(HEAD_FIELDS)
             .max_header_size(HEAD_BYTES)
             .max_buf_size(BUFFER)
             .serve_connection(TokioIo::new(io), TowerToHyperService::new(service));
         tokio::spawn(async move {
             let _place = place;
-            tokio::pin!(connection);
-            let mut told = false;
+            tokio::pin!(connection, first_head);
+            let (mut told, mut looked) = (false, false);
             loop {
                 tokio::select! {
                     ended = connection.as_mut() => {
@@ -85,6 +92,13 @@ impl Connections {
                             tracing::debug!(%error, "a connection ended badly");
                         }
                         return;
+                    }
+                    () = first_head.as_mut(), if !looked => {
+                        looked = true;
+                        // Connected, and never asked anything.
+                        if !begun.load(Relaxed) {
+                            return;
+                        }
                     }
                     asked = draining.wait_for(|draining| *draining), if !told => {
                         // The program is gone, not draining: nothing of it may go on.
@@ -105,5 +119,45 @@ struct Place(Arc<Connections>);
 impl Drop for Place {
     fn drop(&mut self) {
         self.0.open.fetch_sub(1, Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use bytes::Bytes;
+    use http_body_util::{BodyExt, Full};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+    use tower::service_fn;
+
+    use super::*;
+
+    fn open(connections: &Arc<Connections>) -> DuplexStream {
+        let (ours, theirs) = duplex(4096);
+        let service = service_fn(|_: Request<Incoming>| async {
+            let body = Full::new(Bytes::from_static(b"here"));
+            Ok::<_, Infallible>(Response::new(body.map_err(|n| match n {}).boxed_unsync()))
+        });
+        connections.serve(theirs, service);
+        ours
+    }
+
+    async fn ask(io: &mut DuplexStream) -> String {
+        io.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+        let mut answer = vec![0; 1024];
+        let n = io.read(&mut answer).await.unwrap();
+        String::from_utf8_lossy(&answer[..n]).into_owned()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_never_asks_is_closed_and_who_asked_may_idle() {
+        let (_keep, draining) = watch::channel(false);
+        let connections = Connections::new(10, Arc::new(Timing::default()), draining);
+        let (mut silent, mut idle) = (open(&connections), open(&connections));
+        assert!(ask(&mut idle).await.ends_with("here"));
+        assert_eq!(silent.read(&mut [0; 8]).await.unwrap(), 0, "closed after its 10 s");
+        tokio::time::sleep(Duration::from_secs(50)).await;
+        assert!(ask(&mut idle).await.ends_with("here"), "kept for its next request");
     }
 }

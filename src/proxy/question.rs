@@ -9,13 +9,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderMap, Response, StatusCode};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::api::peek::{At, Peeked, Problem, Scanner};
 use crate::api::route::Class;
 use crate::config::Config;
 use crate::net::Body;
-use crate::types::{NameError, Op, RequestedModel};
+use crate::types::{Moment, NameError, Op, RequestedModel};
 
 use super::Proxy;
 use super::ask::Ask;
@@ -64,11 +64,10 @@ pub(crate) async fn routed(
         }
     };
     let unload = peeked.unloads(asked.route.api, asked.route.op);
-    let snapshot = px.directory.load();
     if unload && !asked.is_mesh() {
-        local::unload_is_here(&snapshot, asked, &model)?;
+        local::unload_is_here(&px.directory.load(), asked, &model)?;
     }
-    let plan = match plan(&snapshot, config, asked, &model, unload, px.clock.now())? {
+    let plan = match planned(px, config, asked, &model, unload).await? {
         Planned::Serve(plan) => plan,
         Planned::AskLocal => {
             return local::ask(px, config, asked, &held, decoded, Some((&model, &peeked))).await;
@@ -122,6 +121,31 @@ pub(crate) fn plain_only(peeked: &Peeked) -> Result<(), Failure> {
         (None, _) => return Ok(()),
     };
     Err(Failure::caller(StatusCode::BAD_REQUEST, why))
+}
+
+/// Plans with the present picture. Right after a start the models of peers are remembered, and
+/// listed, before their nodes have answered: then it waits for the next pictures a moment
+/// instead of saying that there is no such model.
+async fn planned(
+    px: &Proxy,
+    config: &Config,
+    asked: &Asked,
+    model: &RequestedModel,
+    unload: bool,
+) -> Result<Planned, Failure> {
+    let mut pictures = px.directory.changed();
+    let deadline = Instant::now() + px.timing.connect_tailnet;
+    loop {
+        let (snapshot, now) = (px.directory.load(), px.clock.now());
+        let plan = plan(&snapshot, config, asked, model, unload, now);
+        let early = now < Moment::new(px.timing.starting)
+            && !asked.is_mesh()
+            && plan.is_err()
+            && snapshot.lingering.contains_key(&model.key);
+        if !early || !matches!(timeout_at(deadline, pictures.changed()).await, Ok(Ok(()))) {
+            return plan;
+        }
+    }
 }
 
 fn over_limit(

@@ -58,8 +58,12 @@ pub struct Timing {
     pub linger: Duration,
     /// How long an idle connection to a peer or engine is kept.
     pub pool_idle: Duration,
-    /// How long a client may take to send a request head.
+    /// How long a client may take to send its first request head.
     pub head: Duration,
+    /// How long a connection may be idle between requests. Longer than [`Timing::pool_idle`]:
+    /// whoever keeps a connection should be the one to close it, or a request crosses the
+    /// closing on its way.
+    pub idle_connection: Duration,
     /// How long a client may pause inside a request body.
     pub body_pause: Duration,
     /// How long a failed (node, model) rests, step by step.
@@ -113,6 +117,7 @@ impl Default for Timing {
             linger: s(60),
             pool_idle: s(60),
             head: s(10),
+            idle_connection: s(75),
             body_pause: s(30),
             rest: [s(30), s(60), s(300)],
             busy_rest: s(3),
