@@ -14,6 +14,7 @@ pub mod error;
 #[cfg(test)]
 mod golden;
 pub mod headers;
+pub mod heads;
 mod json;
 mod path;
 pub mod peek;

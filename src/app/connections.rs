@@ -5,18 +5,22 @@
 
 use std::convert::Infallible;
 use std::future::Future;
+use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+use std::task::{Context, Poll, ready};
 
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::watch;
 use tower::{Service, ServiceExt};
 
+use crate::api::heads::Heads;
 use crate::net::Body;
 use crate::types::Timing;
 
@@ -80,7 +84,7 @@ impl Connections {
             .max_headers(HEAD_FIELDS)
             .max_header_size(HEAD_BYTES)
             .max_buf_size(BUFFER)
-            .serve_connection(TokioIo::new(io), TowerToHyperService::new(service));
+            .serve_connection(TokioIo::new(Strict::new(io)), TowerToHyperService::new(service));
         tokio::spawn(async move {
             let _place = place;
             tokio::pin!(connection, first_head);
@@ -111,6 +115,66 @@ impl Connections {
                 }
             }
         });
+    }
+}
+
+/// A stream whose request heads are read strictly. A head that two readers could read in two
+/// ways is made one that nobody can: the parser answers it with 400 and closes.
+struct Strict<I> {
+    io: I,
+    heads: Heads,
+}
+
+impl<I> Strict<I> {
+    fn new(io: I) -> Strict<I> {
+        Strict { io, heads: Heads::default() }
+    }
+}
+
+impl<I: AsyncRead + Unpin> AsyncRead for Strict<I> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut self.io).poll_read(cx, buf))?;
+        if let Err(flaw) = self.heads.feed(&buf.filled()[before..]) {
+            tracing::debug!(%flaw, "a request head is refused");
+            buf.set_filled(before);
+            buf.put_slice(b"\0");
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<I: AsyncWrite + Unpin> AsyncWrite for Strict<I> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
     }
 }
 
@@ -159,5 +223,23 @@ mod tests {
         assert_eq!(silent.read(&mut [0; 8]).await.unwrap(), 0, "closed after its 10 s");
         tokio::time::sleep(Duration::from_secs(50)).await;
         assert!(ask(&mut idle).await.ends_with("here"), "kept for its next request");
+    }
+
+    #[tokio::test]
+    async fn a_head_with_bare_line_ends_or_two_lengths_is_400_and_the_end() {
+        let (_keep, draining) = watch::channel(false);
+        let connections = Connections::new(10, Arc::new(Timing::default()), draining);
+        for head in [
+            "GET / HTTP/1.1\nHost: x\n\n",
+            "GET / HTTP/1.1\r\nHost: x\nA: b\r\n\r\n",
+            "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n0\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: x\r\nA: b\r\n c\r\n\r\n",
+        ] {
+            let mut io = open(&connections);
+            io.write_all(head.as_bytes()).await.unwrap();
+            let mut answer = String::new();
+            io.read_to_string(&mut answer).await.unwrap();
+            assert!(answer.starts_with("HTTP/1.1 400 "), "{head:?}: {answer}");
+        }
     }
 }

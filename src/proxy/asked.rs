@@ -7,8 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use std::sync::Arc;
 
-use http::StatusCode;
-use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
+use http::header::HOST;
 use http::request::Parts;
 
 use crate::api::browser::{self, HostVerdict, Origins};
@@ -110,11 +109,6 @@ pub(crate) fn admit(
     own: &Own,
 ) -> Result<(), Failure> {
     let headers = &head.headers;
-    // Two lengths are how a request is smuggled past somebody who reads the other one.
-    if headers.contains_key(CONTENT_LENGTH) && headers.contains_key(TRANSFER_ENCODING) {
-        let text = "Content-Length and Transfer-Encoding contradict each other";
-        return Err(Failure::caller(StatusCode::BAD_REQUEST, text));
-    }
     let page = match door.kind {
         ListenerKind::Apps | ListenerKind::Admin => {
             if !settings.config.trust_serve && headers::is_forwarded(headers) {
