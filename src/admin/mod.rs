@@ -12,14 +12,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
-use http_body_util::{BodyExt, Full};
 use serde_json::Value;
 use tokio::sync::watch;
 
 use crate::api::browser;
 use crate::config::Config;
 use crate::directory::Directory;
-use crate::net::Body;
+use crate::net::{Body, full};
 use crate::telemetry::{Clock, Events, Metrics};
 use crate::trust::Granted;
 use crate::types::Moment;
@@ -120,8 +119,7 @@ impl Admin {
 }
 
 fn typed(kind: &'static str, body: impl Into<Bytes>) -> Response<Body> {
-    let body = Full::new(body.into()).map_err(|never| match never {}).boxed_unsync();
-    let mut response = Response::new(body);
+    let mut response = Response::new(full(body));
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));

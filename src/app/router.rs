@@ -6,7 +6,6 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
-use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use tokio::sync::watch;
 use tower::util::BoxCloneSyncService;
@@ -15,7 +14,7 @@ use tower::{ServiceExt, service_fn};
 use crate::admin::Admin;
 use crate::api::browser;
 use crate::mesh::{self, Mesh};
-use crate::net::{Body, Identity};
+use crate::net::{Body, Identity, full};
 use crate::proxy::{self, Door, Proxy, Who};
 use crate::trust::Access;
 use crate::types::{ListenerKind, Verb};
@@ -91,8 +90,7 @@ impl Router {
 }
 
 fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Body> {
-    let body = Full::new(body.into()).map_err(|never| match never {}).boxed_unsync();
-    let mut response = Response::new(body);
+    let mut response = Response::new(full(body));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
     response

@@ -9,11 +9,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, ETAG, HeaderValue, IF_NONE_MATCH, ORIGIN};
 use http::{Method, Request, Response, StatusCode};
-use http_body_util::{BodyExt, Full};
 
 use crate::api::wire;
 use crate::directory::{Directory, Offer, wire_of};
-use crate::net::Body;
+use crate::net::{Body, full};
 use crate::trust::Granted;
 use crate::types::{Verb, Verbs};
 
@@ -83,10 +82,6 @@ impl Mesh {
         }
         response
     }
-}
-
-fn full(bytes: impl Into<Bytes>) -> Body {
-    Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
 }
 
 fn empty(status: StatusCode) -> Response<Body> {

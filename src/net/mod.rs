@@ -10,6 +10,7 @@
 
 use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 mod caller;
@@ -38,6 +39,11 @@ pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// A request body of any kind.
 pub type Body = UnsyncBoxBody<Bytes, BoxError>;
+
+/// A body of bytes that are already there.
+pub fn full(bytes: impl Into<Bytes>) -> Body {
+    Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
+}
 
 /// A byte stream in both directions: TCP, TLS, a unix socket, a stream through tailscaled.
 pub trait Io: AsyncRead + AsyncWrite + Unpin + Send {}

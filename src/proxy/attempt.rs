@@ -14,6 +14,7 @@ use http_body_util::BodyExt;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::api::headers::{self, Target};
+use crate::api::wire;
 use crate::directory::{Look, Offer, PathCell};
 use crate::gate;
 use crate::net::{Body, ConnectError, Lease, PooledBody};
@@ -247,7 +248,7 @@ async fn send(
             }
             Err(error) => return Err(Fail::new(Reason::Reset, error.to_string())),
         };
-        return accept(px, ask, response).await;
+        return accept(ask, response).await;
     }
 }
 
@@ -269,7 +270,7 @@ async fn connect(
 }
 
 /// Looks at an answer's head, and waits for its first byte.
-async fn accept(px: &Proxy, ask: &Ask<'_>, response: Response<PooledBody>) -> Result<Sent, Fail> {
+async fn accept(ask: &Ask<'_>, response: Response<PooledBody>) -> Result<Sent, Fail> {
     let (mut head, mut body) = response.into_parts();
     if let Some(reason) = bad_status(&head, ask.asked.route.op) {
         let bytes = bounded(&mut body).await;
@@ -292,7 +293,6 @@ async fn accept(px: &Proxy, ask: &Ask<'_>, response: Response<PooledBody>) -> Re
     }
     headers::response(head.status, &mut head.headers)
         .map_err(|reject| Fail::new(Reason::BadAnswer, reject.to_string()))?;
-    let _ = px;
     let first = loop {
         match body.frame().await {
             None => break None,
@@ -383,13 +383,13 @@ async fn vigil(px: &Proxy, offer: &Offer, path: &crate::directory::Path) {
 async fn ping(px: &Proxy, offer: &Offer, dial: &Dial) -> bool {
     let Ok(lease) = px.pool.acquire(&offer.node.id, dial).await else { return false };
     let path = match offer.node.kind {
-        NodeKind::Rich => "/mesh/v1/ping".to_owned(),
+        NodeKind::Rich => wire::PING.to_owned(),
         NodeKind::This | NodeKind::Bare => format!("{}/", offer.endpoint.prefix),
     };
     let empty: Body = super::error::full(Bytes::new());
     let request = Request::get(path)
         .header(http::header::HOST, super::ask::host_of(dial))
-        .header("content-type", "application/vnd.tailherd+json")
+        .header("content-type", wire::CONTENT_TYPE)
         .body(empty);
     let Ok(request) = request else { return false };
     match lease.send(request).await {

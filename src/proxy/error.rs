@@ -9,10 +9,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use http::{Response, StatusCode};
-use http_body_util::{BodyExt, Full};
 
 use crate::api;
 use crate::net::Body;
+pub(crate) use crate::net::full;
 use crate::types::{Api, Blame, NameError, Outcome};
 
 use super::replay::ReadError;
@@ -147,11 +147,6 @@ pub(crate) fn engine_said(
 ) -> (http::HeaderMap, Bytes) {
     let (kind, body) = api::error::body(dialect, status, text, request_id);
     (http::HeaderMap::from_iter([(CONTENT_TYPE, kind)]), body)
-}
-
-/// A body of bytes that are already there.
-pub(crate) fn full(bytes: impl Into<Bytes>) -> Body {
-    Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
 }
 
 /// A plain answer.

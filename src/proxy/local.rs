@@ -12,8 +12,11 @@ use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST};
 use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt;
 
-use crate::api::headers::{self, Target};
 use crate::api::peek::{Peeked, Scanner};
+use crate::api::{
+    self,
+    headers::{self, Target},
+};
 use crate::config::Config;
 use crate::directory::{Endpoint, Look, Node, Snapshot};
 use crate::net::{Body, BoxError};
@@ -24,7 +27,7 @@ use super::error::{self, Failure};
 use super::plan::{self, find_node, local_ollama};
 use super::replay::Held;
 use super::serve::served_by;
-use super::{Proxy, may};
+use super::{Proxy, Running, may};
 
 /// Routes of this node's own disk and account.
 pub(crate) async fn this_node(
@@ -36,7 +39,7 @@ pub(crate) async fn this_node(
     let running = px.enter(config)?;
     let op = asked.route.op;
     if asked.is_mesh() && matches!(op, Op::Account | Op::Other) {
-        return Err(Failure::not_found("404 page not found"));
+        return Err(Failure::not_found(api::error::NOT_FOUND));
     }
     if config.offline
         && let Some(answer) = offline(asked)
@@ -66,7 +69,7 @@ pub(crate) async fn this_node(
         None => this(&snapshot)?,
     };
     if !node.is_this() && asked.is_mesh() {
-        return Err(Failure::not_found("404 page not found"));
+        return Err(Failure::not_found(api::error::NOT_FOUND));
     }
     if node.is_this()
         && !asked.is_mesh()
@@ -157,11 +160,11 @@ pub(crate) fn unload_is_here(
 /// A request without a readable model: Ollama's own words if there is an Ollama here.
 pub(crate) async fn no_model(
     px: &Arc<Proxy>,
-    config: &Config,
     asked: &Asked,
     held: &Held,
     decoded: bool,
     error: NameError,
+    running: Running,
 ) -> Result<Response<Body>, Failure> {
     let snapshot = px.directory.load();
     if asked.is_mesh() || local_ollama(&snapshot).is_none() {
@@ -175,7 +178,7 @@ pub(crate) async fn no_model(
             (_, error) => error.into(),
         });
     }
-    ask(px, config, asked, held, decoded, None).await
+    ask(px, asked, held, decoded, None, running).await
 }
 
 /// Whether a body is the beginning of JSON and no more.
@@ -186,13 +189,12 @@ fn is_cut(body: &[u8]) -> bool {
 /// Hands a request to this node's Ollama as it is.
 pub(crate) async fn ask(
     px: &Arc<Proxy>,
-    config: &Config,
     asked: &Asked,
     held: &Held,
     decoded: bool,
     named: Option<(&RequestedModel, &Peeked)>,
+    running: Running,
 ) -> Result<Response<Body>, Failure> {
-    let running = px.enter(config)?;
     let snapshot = px.directory.load();
     let node = this(&snapshot)?;
     if local_ollama(&snapshot).is_none() {
@@ -201,7 +203,7 @@ pub(crate) async fn ask(
                 Failure::not_found(format!("model '{}' needs an Ollama on this node", model.bare))
             }
             Some((model, _)) => plan::unknown(asked, model),
-            None => Failure::not_found("404 page not found"),
+            None => Failure::not_found(api::error::NOT_FOUND),
         });
     }
     let mut body = None;
@@ -230,7 +232,7 @@ async fn forward(
     body: Body,
     decoded: bool,
     landing: Option<String>,
-    running: super::Running,
+    running: Running,
 ) -> Result<Response<Body>, Failure> {
     let arrived = px.clock.now();
     let (dial, prefix, target) = way(node)?;

@@ -58,9 +58,11 @@ pub(crate) async fn routed(
     };
     let model = match named.map(RequestedModel::parse) {
         Some(Ok(model)) => model,
-        Some(Err(error)) => return local::no_model(px, config, asked, &held, decoded, error).await,
+        Some(Err(error)) => {
+            return local::no_model(px, asked, &held, decoded, error, running).await;
+        }
         None => {
-            return local::no_model(px, config, asked, &held, decoded, NameError::Missing).await;
+            return local::no_model(px, asked, &held, decoded, NameError::Missing, running).await;
         }
     };
     let unload = peeked.unloads(asked.route.api, asked.route.op);
@@ -70,7 +72,7 @@ pub(crate) async fn routed(
     let plan = match planned(px, config, asked, &model, unload).await? {
         Planned::Serve(plan) => plan,
         Planned::AskLocal => {
-            return local::ask(px, config, asked, &held, decoded, Some((&model, &peeked))).await;
+            return local::ask(px, asked, &held, decoded, Some((&model, &peeked)), running).await;
         }
     };
     if let Some(answer) = gather::known(asked, &plan, &model) {

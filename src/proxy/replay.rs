@@ -15,7 +15,7 @@ use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::BodyExt;
 use parking_lot::Mutex;
 
-use crate::net::{Body, BoxError};
+use crate::net::{Body, BoxError, full};
 
 /// How much of all request bodies may be held at once (`limits.replayTotal`).
 #[derive(Debug)]
@@ -113,8 +113,7 @@ impl Held {
 
     /// Replaces the body by bytes that are already whole (a decoded one).
     pub(crate) fn of(bytes: Bytes, memory: &Arc<Memory>, limit: u64) -> Held {
-        let body = http_body_util::Full::new(bytes).map_err(|never| match never {}).boxed_unsync();
-        Held::new(body, memory, limit, limit)
+        Held::new(full(bytes), memory, limit, limit)
     }
 
     /// The announced size, before anything is read.
