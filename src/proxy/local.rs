@@ -20,7 +20,7 @@ use crate::api::{
 use crate::config::Config;
 use crate::directory::{Endpoint, Look, Node, Snapshot};
 use crate::net::{Body, BoxError};
-use crate::types::{Dial, NameError, NodeKind, Op, Outcome, RequestedModel, Source};
+use crate::types::{Dial, ModelKey, NameError, NodeKind, Op, Outcome, RequestedModel, Source};
 
 use super::asked::Asked;
 use super::error::{self, Failure};
@@ -63,7 +63,14 @@ pub(crate) async fn this_node(
         }
         (held, Named::of(peeked))
     };
-    may(asked, names.model.as_ref().map(|m| &m.key), false)?;
+    // Each model that is named has to be one the caller may do this to: what a copy is made
+    // from and what it overwrites.
+    for key in &names.keys {
+        may(asked, Some(key), false)?;
+    }
+    if names.keys.is_empty() {
+        may(asked, None, false)?;
+    }
     let node = match names.node.clone().or_else(|| asked.named_node()) {
         Some(name) => find_node(&snapshot, &name)?,
         None => this(&snapshot)?,
@@ -95,6 +102,8 @@ pub(crate) async fn this_node(
 #[derive(Default)]
 struct Named {
     model: Option<RequestedModel>,
+    /// All of them.
+    keys: Vec<ModelKey>,
     node: Option<crate::types::NodeName>,
     edits: Vec<(std::ops::Range<usize>, Bytes)>,
 }
@@ -102,10 +111,10 @@ struct Named {
 impl Named {
     fn of(peeked: Peeked) -> Named {
         let mut named = Named::default();
-        for field in
-            [&peeked.model, &peeked.name, &peeked.source, &peeked.destination].into_iter().flatten()
-        {
+        let Peeked { model, name, source, destination, from, .. } = &peeked;
+        for field in [model, name, source, destination, from].into_iter().flatten() {
             let Ok(model) = RequestedModel::parse(&field.value) else { continue };
+            named.keys.push(model.key.clone());
             if let Some(node) = &model.node {
                 named.edits.push((field.range.clone(), crate::api::peek::quote(&model.bare)));
                 named.node.get_or_insert_with(|| node.clone());
@@ -365,6 +374,25 @@ impl http_body::Body for Tail {
         match self.note {
             Some(_) => http_body::SizeHint::default(),
             None => self.upstream.size_hint(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_model_a_body_names_is_checked() {
+        for (body, want) in [
+            (r#"{"source":"mine","destination":"yours"}"#, vec!["mine:latest", "yours:latest"]),
+            (r#"{"model":"mine","from":"yours"}"#, vec!["mine:latest", "yours:latest"]),
+            (r#"{"model":"","name":"mine"}"#, vec!["mine:latest"]),
+        ] {
+            let mut scanner = Scanner::new();
+            scanner.feed(body.as_bytes());
+            let named = Named::of(scanner.finish());
+            assert_eq!(named.keys.iter().map(ModelKey::short).collect::<Vec<_>>(), want, "{body}");
         }
     }
 }
