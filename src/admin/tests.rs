@@ -208,7 +208,7 @@ fn lister() -> Granted {
         shared: false,
         grants: Arc::new([]),
     };
-    Access::resolve(&config, &tailnet).of(&Caller { kind, addr: None })
+    Access::resolve(&config, &tailnet).of(&Caller { kind, addr: None, lan: None })
 }
 
 #[tokio::test]

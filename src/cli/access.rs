@@ -84,7 +84,7 @@ fn caller(node: &TailnetNode, grants: Arc<[String]>) -> Caller {
         shared: node.shared,
         grants,
     };
-    Caller { kind, addr: None }
+    Caller { kind, addr: None, lan: None }
 }
 
 fn all(

@@ -35,7 +35,7 @@ impl Scope {
     /// Where a node is kept.
     pub fn of(node: &NodeId) -> Scope {
         match node {
-            NodeId::This | NodeId::Configured(_) => Scope::Here,
+            NodeId::This | NodeId::Configured(_) | NodeId::Pin(_) => Scope::Here,
             NodeId::Tailnet { control, .. } => Scope::Tailnet(control.clone()),
         }
     }

@@ -133,7 +133,9 @@ fn body(load: &LoadRequest) -> Value {
 /// Ollama refuses a `Host` that is not this machine's.
 fn host(dial: &Dial) -> String {
     match dial {
-        Dial::Loopback(addr) | Dial::Tailnet(addr) => format!("localhost:{}", addr.port()),
+        Dial::Loopback(addr) | Dial::Tailnet(addr) | Dial::Lan { addr, .. } => {
+            format!("localhost:{}", addr.port())
+        }
         Dial::Configured { host, port, .. } if host.contains(':') => format!("[{host}]:{port}"),
         Dial::Configured { host, port, .. } => format!("{host}:{port}"),
     }

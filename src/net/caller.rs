@@ -308,7 +308,7 @@ fn node(who: WhoIs, remote: SocketAddr) -> Result<Caller, Refusal> {
         shared: node.shared,
         grants: who.caps.into(),
     };
-    Ok(Caller { kind, addr: Some(remote) })
+    Ok(Caller { kind, addr: Some(remote), lan: None })
 }
 
 /// Whether an address is this machine's. If the devices cannot be listed, it may be.

@@ -152,6 +152,8 @@ impl Connector {
         match dial {
             Dial::Loopback(addr) => self.plain(*addr).await.map(boxed),
             Dial::Tailnet(addr) => self.tailnet(*addr, |peer| peer.id == *node).await,
+            // No network of this machine is known to be one for it.
+            Dial::Lan { addr, .. } => Err(ConnectError::NotListed(*addr)),
             Dial::Configured { host, port, tls } => {
                 let io = self.configured(host, *port).await?;
                 if *tls { self.tls(io, host).await } else { Ok(io) }
@@ -166,6 +168,7 @@ impl Connector {
             Dial::Tailnet(addr) => {
                 permitted(&self.0.tailnet.borrow(), *addr, |peer| peer.id == *node).is_ok()
             }
+            Dial::Lan { .. } => false,
             Dial::Loopback(_) | Dial::Configured { .. } => true,
         }
     }

@@ -161,7 +161,7 @@ fn request(
 fn host(dial: &Dial) -> String {
     match dial {
         Dial::Loopback(addr) => format!("localhost:{}", addr.port()),
-        Dial::Tailnet(addr) => format!("localhost:{}", addr.port()),
+        Dial::Tailnet(addr) | Dial::Lan { addr, .. } => format!("localhost:{}", addr.port()),
         Dial::Configured { host, port, tls } => match (tls, port) {
             (true, 443) | (false, 80) => host.to_string(),
             _ if host.contains(':') => format!("[{host}]:{port}"),

@@ -283,7 +283,9 @@ pub(super) fn dial_of(host: &Arc<str>, port: u16, tls: bool) -> Dial {
 /// How it is shown.
 pub(super) fn url_of(dial: &Dial, prefix: &str) -> String {
     match dial {
-        Dial::Loopback(addr) | Dial::Tailnet(addr) => format!("http://{addr}{prefix}"),
+        Dial::Loopback(addr) | Dial::Tailnet(addr) | Dial::Lan { addr, .. } => {
+            format!("http://{addr}{prefix}")
+        }
         Dial::Configured { host, port, tls } => {
             let scheme = if *tls { "https" } else { "http" };
             match host.contains(':') {

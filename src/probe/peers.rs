@@ -178,7 +178,7 @@ async fn look_at_peer(tools: &Tools, peer: &Peer, memory: &mut Memory) -> Result
     // What is at an address that is no longer its own is not its server.
     let is_its_own = |known: &Known| match known.to.dial {
         Dial::Tailnet(addr) => peer.addrs.contains(&addr.ip()),
-        Dial::Loopback(_) | Dial::Configured { .. } => true,
+        Dial::Loopback(_) | Dial::Lan { .. } | Dial::Configured { .. } => true,
     };
     memory.known = memory.known.take().filter(is_its_own);
     match look_again(tools, memory).await {

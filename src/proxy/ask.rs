@@ -164,7 +164,7 @@ pub(crate) fn host_of(dial: &Dial) -> HeaderValue {
     let text = match dial {
         Dial::Loopback(addr) => format!("localhost:{}", addr.port()),
         // A peer's engine on loopback (behind a daemon in userspace mode) takes no other name.
-        Dial::Tailnet(addr) => format!("localhost:{}", addr.port()),
+        Dial::Tailnet(addr) | Dial::Lan { addr, .. } => format!("localhost:{}", addr.port()),
         Dial::Configured { host, port, .. } => format!("{host}:{port}"),
     };
     HeaderValue::from_str(&text).unwrap_or(HeaderValue::from_static("localhost"))

@@ -109,6 +109,7 @@ impl Access {
                 let (rules, free) = self.local(*uid);
                 (rules, true, free)
             }
+            CallerKind::Pin { .. } => return self.nothing(caller),
             CallerKind::Node { grants, .. } => {
                 let Some(subject) = Subject::of(caller) else {
                     return self.nothing(caller);
@@ -331,6 +332,7 @@ fn shown(caller: &Caller) -> Arc<str> {
     match &caller.kind {
         CallerKind::Local { uid: Some(uid) } => format!("uid:{uid} on this machine").into(),
         CallerKind::Local { uid: None } => "a program on this machine".into(),
+        CallerKind::Pin { name, .. } => format!("pin:{name}").into(),
         CallerKind::Node { name, principal, shared, .. } => {
             let shared = if *shared { ", shared in from another tailnet" } else { "" };
             format!("{name} ({principal}{shared})").into()

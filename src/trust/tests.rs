@@ -71,6 +71,7 @@ impl Node {
                 grants: grants.iter().map(|g| (*g).to_owned()).collect(),
             },
             addr: None,
+            lan: None,
         }
     }
 

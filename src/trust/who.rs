@@ -116,7 +116,7 @@ impl<'a> Subject<'a> {
     /// The node behind a caller; `None` for a program on this machine.
     pub fn of(caller: &'a Caller) -> Option<Subject<'a>> {
         match &caller.kind {
-            CallerKind::Local { .. } => None,
+            CallerKind::Local { .. } | CallerKind::Pin { .. } => None,
             CallerKind::Node { id, name, dns, principal, shared, .. } => {
                 Some(Subject { id, name, dns, principal, shared: *shared })
             }

@@ -31,6 +31,8 @@ pub enum NodeId {
     },
     /// A server from `ollamas` in the configuration, by its name there.
     Configured(Arc<str>),
+    /// A device whose key a person added by hand, by the name given to it then.
+    Pin(Arc<str>),
 }
 
 impl fmt::Display for NodeId {
@@ -39,6 +41,7 @@ impl fmt::Display for NodeId {
             NodeId::This => f.write_str("self"),
             NodeId::Tailnet { control, stable } => write!(f, "{}/{stable}", control.0),
             NodeId::Configured(name) => write!(f, "config/{name}"),
+            NodeId::Pin(name) => write!(f, "pin/{name}"),
         }
     }
 }

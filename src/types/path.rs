@@ -3,6 +3,8 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use super::PublicKey;
+
 /// The kind of a way to a node.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
@@ -40,6 +42,14 @@ pub enum Dial {
     /// LocalAPI `dial` in userspace mode; made only while the tailnet is `Running` and lists
     /// the address.
     Tailnet(SocketAddr),
+    /// An address of a pinned peer on the local network: on-link there, on a known network,
+    /// inside TLS that accepts exactly this key.
+    Lan {
+        /// The peer's address there, and its mesh port.
+        addr: SocketAddr,
+        /// The key it is pinned by.
+        key: PublicKey,
+    },
     /// A server named in the configuration, by IP address or name, with or without TLS.
     Configured {
         /// Host name or IP address.
@@ -57,6 +67,7 @@ impl Dial {
         match self {
             Dial::Loopback(_) => PathKind::Loopback,
             Dial::Tailnet(_) => PathKind::Tailnet,
+            Dial::Lan { .. } => PathKind::Lan,
             Dial::Configured { host, .. } => match host.parse::<std::net::IpAddr>() {
                 Ok(ip) if ip.is_loopback() => PathKind::Loopback,
                 _ if &**host == "localhost" => PathKind::Loopback,

@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::str::FromStr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::{NodeId, NodeName, Principal};
 
@@ -175,6 +176,8 @@ pub struct Caller {
     pub kind: CallerKind,
     /// The other end's address, for logs and for asking again.
     pub addr: Option<SocketAddr>,
+    /// Of a caller on the local network: how long ago the tailnet last vouched for it.
+    pub lan: Option<Duration>,
 }
 
 /// The kinds of callers.
@@ -204,12 +207,21 @@ pub enum CallerKind {
         /// each the JSON text of one `access` rule without `from`.
         grants: Arc<[String]>,
     },
+    /// A device whose key a person added by hand; it is on the local network.
+    Pin {
+        /// The name given to it then.
+        name: Arc<str>,
+        /// What it may do, as was said then.
+        verbs: Verbs,
+        /// With which models, as globs.
+        models: Arc<[String]>,
+    },
 }
 
 impl Caller {
     /// A program on this machine.
     pub const fn local(uid: Option<u32>, addr: Option<SocketAddr>) -> Self {
-        Caller { kind: CallerKind::Local { uid }, addr }
+        Caller { kind: CallerKind::Local { uid }, addr, lan: None }
     }
 
     /// Whether the caller is a program on this machine.
@@ -222,6 +234,7 @@ impl Caller {
         match &self.kind {
             CallerKind::Local { .. } => "local".to_owned(),
             CallerKind::Node { principal, .. } => principal.to_string(),
+            CallerKind::Pin { name, .. } => format!("pin:{name}"),
         }
     }
 }

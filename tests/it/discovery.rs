@@ -274,7 +274,7 @@ async fn rules_follow_the_tailnet() {
             shared: false,
             grants: Arc::from([]),
         };
-        access.of(&Caller { kind, addr: None }).has(Verb::Infer)
+        access.of(&Caller { kind, addr: None, lan: None }).has(Verb::Infer)
     };
     assert!(may(&node.access.borrow(), &node));
     let _desk = net.join("desk", Owner::user("dev@example.com")).await.unwrap();

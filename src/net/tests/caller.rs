@@ -249,7 +249,7 @@ async fn a_grant_taken_away_ends_with_the_next_look() {
     let identity = s.callers.connection(Mesh, addr("100.64.0.7:11436"), remote);
     let grants = async || match &identity.caller().await?.kind {
         CallerKind::Node { grants, .. } => Ok(grants.len()),
-        CallerKind::Local { .. } => panic!("a node never becomes local"),
+        CallerKind::Local { .. } | CallerKind::Pin { .. } => panic!("a node never becomes local"),
     };
     let asked = || s.standin.asked_whois.load(Relaxed);
     assert_eq!((grants().await, asked()), (Ok(2), 1));
