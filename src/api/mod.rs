@@ -20,6 +20,6 @@ mod path;
 pub mod peek;
 pub mod route;
 pub mod show;
-mod time;
+pub mod time;
 pub mod union;
 pub mod wire;

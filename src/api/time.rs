@@ -2,7 +2,7 @@
 
 /// Seconds since 1970 of an RFC 3339 time (`2026-11-21T07:10:24.721024923Z`, or with an
 /// offset).
-pub(super) fn seconds(text: &str) -> Option<i64> {
+pub fn seconds(text: &str) -> Option<i64> {
     let number = |range: std::ops::Range<usize>| -> Option<i64> {
         let digits = text.get(range)?;
         digits.bytes().all(|b| b.is_ascii_digit()).then(|| digits.parse().ok())?

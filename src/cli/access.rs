@@ -256,6 +256,11 @@ fn resolve(facts: &Tailnet, seen: Option<&Seen>, word: &str) -> anyhow::Result<(
         online: false,
         mobile: false,
         created: String::new(),
+        key: String::new(),
+        expires: None,
+        expired: false,
+        current: None,
+        relay: String::new(),
     };
     Ok((format!("{word} (no such node is in the tailnet now)"), caller(&node, Arc::from([]))))
 }

@@ -120,6 +120,11 @@ mod tests {
             online: true,
             mobile: os == "iOS",
             created: "2026-01-01".to_owned(),
+            key: String::new(),
+            expires: None,
+            expired: false,
+            current: None,
+            relay: String::new(),
         }
     }
 

@@ -4,9 +4,9 @@
 //! are left out, and only a node's own addresses count. Its `online` flags are hints: they
 //! are frozen while the coordinator is away, so nothing may take them for liveness.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
-use crate::types::{ControlId, NodeId, NodeName, Principal};
+use crate::types::{ControlId, NodeId, NodeName, Principal, Wall};
 
 /// One picture of the tailnet.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -33,6 +33,9 @@ pub struct TailnetView {
     pub control: Option<ControlId>,
     /// The coordinator's URL, known even while the daemon names no tailnet.
     pub control_url: String,
+    /// Whether all traffic goes through an exit node, that to the local network too. Then
+    /// nothing is left of the local network.
+    pub exit_node_blocks_lan: bool,
     /// The daemon's own warnings, for showing.
     pub health: Vec<String>,
 }
@@ -79,6 +82,17 @@ pub struct TailnetNode {
     /// 1, 2, 3, and again from 1 after its database was wiped: an id means the same node only
     /// together with this.
     pub created: String,
+    /// Its node key as the coordinator lists it (`nodekey:…`); empty if it is not said.
+    pub key: String,
+    /// When that key expires; `None` = it does not (tagged nodes), or it is not said.
+    pub expires: Option<Wall>,
+    /// Whether it has expired already.
+    pub expired: bool,
+    /// Where the tunnel to it really goes now; `None` = nowhere, or through a relay. On the
+    /// local network this is its address there.
+    pub current: Option<SocketAddr>,
+    /// Its home relay's region code; empty if it is not said.
+    pub relay: String,
 }
 
 /// Whether an address lies in the ranges tailnets take theirs from: `100.64.0.0/10` and

@@ -47,6 +47,8 @@ pub struct WhoIs {
     /// The values of our capability that the tailnet's policy grants that node here, each as
     /// raw JSON.
     pub caps: Vec<String>,
+    /// The addresses its tunnel can be reached at, those on its local networks among them.
+    pub endpoints: Vec<SocketAddr>,
 }
 
 /// The daemon's settings, as far as we read them.
@@ -58,6 +60,10 @@ pub struct Prefs {
     pub want_running: Option<bool>,
     /// Whether the user logged out.
     pub logged_out: Option<bool>,
+    /// Whether traffic goes through an exit node.
+    pub exit_node: bool,
+    /// Whether the local network stays reachable beside that exit node.
+    pub exit_node_allows_lan: bool,
 }
 
 /// A disco ping's answer.
@@ -86,8 +92,8 @@ impl LocalApi {
     /// The picture of the tailnet; without `peers` it costs the daemon under a millisecond.
     pub async fn status(&self, peers: bool) -> Result<TailnetView, ApiError> {
         let (prefs, status) = tokio::try_join!(self.prefs(), self.status_bytes(peers))?;
-        let mut view = wire::status(&status, &prefs.control_url)
-            .map_err(|text| ApiError::Shape("status", text))?;
+        let mut view =
+            wire::status(&status, &prefs).map_err(|text| ApiError::Shape("status", text))?;
         if view.tun == Some(true) {
             let address = view.me.as_ref().and_then(|me| me.addrs.first().copied());
             view.device = address.and_then(super::device_of).map(|device| device.name);

@@ -5,7 +5,7 @@
 //! node that lacks what an identity needs does not exist for us.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use serde::Deserialize;
@@ -14,7 +14,10 @@ use sha2::{Digest as _, Sha256};
 
 use super::{Ping, Prefs, ServeTarget, WhoIs};
 use crate::net::view::{TailnetNode, TailnetView};
-use crate::types::{ControlId, NodeId, NodeName, Principal};
+use crate::types::{ControlId, NodeId, NodeName, Principal, Wall};
+
+/// Most endpoints of one node that are kept: an honest one has a handful.
+const MAX_ENDPOINTS: usize = 64;
 
 /// What an empty `ControlURL` means.
 const DEFAULT_CONTROL: &str = "https://controlplane.tailscale.com";
@@ -72,6 +75,11 @@ struct StatusNode {
     tags: Option<Vec<String>>,
     online: Option<bool>,
     created: Option<String>,
+    public_key: Option<String>,
+    key_expiry: Option<String>,
+    expired: Option<bool>,
+    cur_addr: Option<String>,
+    relay: Option<String>,
 }
 
 #[derive(Deserialize, Default)]
@@ -94,8 +102,10 @@ fn domain_of(status: &Status) -> Option<String> {
     .cloned()
 }
 
-/// Reads a status. `control_url` comes from the prefs.
-pub(super) fn status(bytes: &[u8], control_url: &str) -> Result<TailnetView, String> {
+/// Reads a status. Which coordinator it is, and what becomes of the local network, only the
+/// prefs say.
+pub(super) fn status(bytes: &[u8], prefs: &Prefs) -> Result<TailnetView, String> {
+    let control_url = prefs.control_url.as_str();
     let status: Status = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
     let state = status.backend_state.clone().unwrap_or_default();
     let scope = domain_of(&status)
@@ -124,6 +134,11 @@ pub(super) fn status(bytes: &[u8], control_url: &str) -> Result<TailnetView, Str
             addrs: node.ips.unwrap_or_default(),
             online: node.online.unwrap_or_default(),
             created: node.created.unwrap_or_default(),
+            key: node.public_key.unwrap_or_default(),
+            expires: wall(node.key_expiry),
+            expired: node.expired.unwrap_or_default(),
+            current: node.cur_addr.and_then(|addr| addr.parse().ok()),
+            relay: node.relay.unwrap_or_default(),
         })
     };
     let me = status.me.as_ref().and_then(|raw| node(raw));
@@ -152,6 +167,7 @@ pub(super) fn status(bytes: &[u8], control_url: &str) -> Result<TailnetView, Str
         peers,
         control: scope.map(|s| s.control),
         control_url: control_url.to_owned(),
+        exit_node_blocks_lan: prefs.exit_node && !prefs.exit_node_allows_lan,
         health: status.health.unwrap_or_default(),
     })
 }
@@ -182,6 +198,17 @@ struct Facts {
     addrs: Vec<IpAddr>,
     online: bool,
     created: String,
+    key: String,
+    expires: Option<Wall>,
+    expired: bool,
+    current: Option<SocketAddr>,
+    relay: String,
+}
+
+/// A time as Go writes it; its zero (year 1) is none.
+fn wall(text: Option<String>) -> Option<Wall> {
+    let seconds = crate::api::time::seconds(&text?)?;
+    u64::try_from(seconds).ok().filter(|s| *s > 0).map(Wall)
 }
 
 impl Scope {
@@ -217,6 +244,11 @@ impl Scope {
             os: f.os,
             online: f.online,
             created: f.created,
+            key: f.key,
+            expires: f.expires,
+            expired: f.expired,
+            current: f.current,
+            relay: f.relay,
         })
     }
 }
@@ -243,6 +275,10 @@ struct WhoIsNode {
     online: Option<bool>,
     created: Option<String>,
     computed_name: Option<String>,
+    key: Option<String>,
+    key_expiry: Option<String>,
+    expired: Option<bool>,
+    endpoints: Option<Vec<String>>,
 }
 
 #[derive(Deserialize, Default)]
@@ -278,7 +314,15 @@ pub(super) fn whois(bytes: &[u8], scope: &Scope, capability: &str) -> Result<Who
         addrs: node.addresses.iter().flatten().filter_map(|p| single(p)).collect(),
         online: node.online.unwrap_or_default(),
         created: node.created.unwrap_or_default(),
+        key: node.key.unwrap_or_default(),
+        expires: wall(node.key_expiry),
+        expired: node.expired.unwrap_or_default(),
+        // Neither is part of this answer.
+        current: None,
+        relay: String::new(),
     };
+    let endpoints = node.endpoints.iter().flatten().filter_map(|e| e.parse().ok());
+    let endpoints = endpoints.take(MAX_ENDPOINTS).collect();
     let node = scope.node(facts).ok_or("the node has no id, no address or no owner")?;
     let caps = answer
         .cap_map
@@ -288,7 +332,7 @@ pub(super) fn whois(bytes: &[u8], scope: &Scope, capability: &str) -> Result<Who
         .iter()
         .map(|raw| raw.get().to_owned())
         .collect();
-    Ok(WhoIs { node, caps })
+    Ok(WhoIs { node, caps, endpoints })
 }
 
 #[derive(Deserialize, Default)]
@@ -298,12 +342,24 @@ struct PrefsAnswer {
     control_url: Option<String>,
     want_running: Option<bool>,
     logged_out: Option<bool>,
+    #[serde(rename = "ExitNodeID")]
+    exit_node: Option<String>,
+    #[serde(rename = "ExitNodeIP")]
+    exit_node_address: Option<String>,
+    auto_exit_node: Option<String>,
+    #[serde(rename = "ExitNodeAllowLANAccess")]
+    exit_node_allows_lan: Option<bool>,
 }
 
 /// Reads the prefs.
 pub(super) fn prefs(bytes: &[u8]) -> Result<Prefs, String> {
     let prefs: PrefsAnswer = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
+    let said = |text: &Option<String>| text.as_ref().is_some_and(|t| !t.is_empty());
     Ok(Prefs {
+        exit_node: said(&prefs.exit_node)
+            || said(&prefs.exit_node_address)
+            || said(&prefs.auto_exit_node),
+        exit_node_allows_lan: prefs.exit_node_allows_lan.unwrap_or_default(),
         control_url: prefs.control_url.unwrap_or_default(),
         want_running: prefs.want_running,
         logged_out: prefs.logged_out,

@@ -8,7 +8,7 @@ use super::standin::{self, golden};
 use super::*;
 use crate::net::LocalApi;
 use crate::net::localapi::{ApiError, FindError, ServeTarget, control_id};
-use crate::types::Dial;
+use crate::types::{Dial, Wall};
 
 #[tokio::test]
 async fn a_running_tailnet_is_seen_with_its_nodes() {
@@ -53,6 +53,67 @@ async fn every_recorded_state_is_understood() {
         assert_eq!(view.control.is_some(), named, "{name}");
         assert_eq!(view.me.is_some(), named, "{name}");
         assert_eq!(view.control_url, "http://10.77.1.2:8080");
+    }
+}
+
+#[tokio::test]
+async fn keys_their_ends_and_present_ways_are_read() {
+    let (standin, _task) = standin::start();
+    let api = standin.api().await;
+    let view = api.status(true).await.unwrap();
+    let peer = |view: &TailnetView, name: &str| {
+        view.peers.iter().find(|p| p.name.as_str() == name).unwrap().clone()
+    };
+    let desk = peer(&view, "node-b");
+    let recorded = golden("status-running.json");
+    for node in [&desk, view.me.as_ref().unwrap()] {
+        assert!(node.key.starts_with("nodekey:") && node.key.len() == 72, "{}", node.key);
+        assert!(recorded.contains(&format!("\"PublicKey\": \"{}\"", node.key)));
+        assert_eq!((node.expires, node.expired), (None, false), "no expiry is said");
+    }
+    assert_eq!(desk.current, Some("10.77.0.12:41641".parse().unwrap()));
+    assert_eq!(&*desk.relay, "lab");
+    assert_eq!(peer(&view, "node-c").current, None, "idle, or over the relay");
+
+    standin.answers.lock().status = golden("status-needs-login.json");
+    let view = api.status(true).await.unwrap();
+    let me = view.me.as_ref().unwrap();
+    assert_eq!((me.expires, me.expired), (Some(Wall(1_795_244_570)), false), "not said of self");
+    let desk = peer(&view, "node-b");
+    assert_eq!((desk.expires, desk.expired), (Some(Wall(1_795_244_573)), true));
+    let tagged = peer(&view, "node-c");
+    assert_eq!((tagged.expires, tagged.expired), (None, false));
+
+    let addr: SocketAddr = "100.64.0.1:4000".parse().unwrap();
+    standin.knows(addr);
+    let who = api.whois(addr).await.unwrap().unwrap();
+    assert_eq!(who.endpoints, ["10.77.0.11:41641".parse().unwrap()]);
+    assert!(golden("whois-capabilities.json").contains(&who.node.key) && who.node.key.len() == 72);
+    let expired = golden("whois-capabilities.json")
+        .replace("\"Cap\": 142", "\"KeyExpiry\": \"2026-11-21T07:02:50Z\", \"Expired\": true");
+    standin.answers.lock().whois.insert(addr, expired);
+    let who = api.whois(addr).await.unwrap().unwrap();
+    assert_eq!((who.node.expires, who.node.expired), (Some(Wall(1_795_244_570)), true));
+}
+
+#[tokio::test]
+async fn an_exit_node_takes_the_local_network_unless_it_may_stay() {
+    let (standin, _task) = standin::start();
+    let api = standin.api().await;
+    for (more, exit, blocks) in [
+        (serde_json::json!({}), false, false),
+        (serde_json::json!({"ExitNodeID": "7"}), true, true),
+        (serde_json::json!({"ExitNodeIP": "100.64.0.7"}), true, true),
+        (serde_json::json!({"AutoExitNode": "any"}), true, true),
+        (serde_json::json!({"ExitNodeID": "7", "ExitNodeAllowLANAccess": true}), true, false),
+        (serde_json::json!({"ExitNodeAllowLANAccess": true}), false, false),
+    ] {
+        let mut prefs: serde_json::Value = serde_json::from_str(&golden("prefs.json")).unwrap();
+        prefs.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        standin.answers.lock().prefs = prefs.to_string();
+        assert_eq!(api.prefs().await.unwrap().exit_node, exit, "{more}");
+        let view = api.status(false).await.unwrap();
+        assert_eq!(view.exit_node_blocks_lan, blocks, "{more}");
     }
 }
 

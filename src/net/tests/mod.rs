@@ -41,6 +41,11 @@ fn node(stable: &str, addrs: &[&str]) -> TailnetNode {
         online: true,
         mobile: false,
         created: String::new(),
+        key: String::new(),
+        expires: None,
+        expired: false,
+        current: None,
+        relay: String::new(),
     }
 }
 
