@@ -15,7 +15,9 @@ use super::event::{EngineListing, ModelListing, Settings};
 use super::snapshot::{Endpoint, Lost, Model, Node, Offer, Path, Snapshot, Unused};
 use super::union;
 use super::writer::{State, distinct};
-use crate::types::{Digest, EngineKind, ModelKey, Moment, NodeId, NodeKind, NodeName, Principal};
+use crate::types::{
+    Dial, Digest, EngineKind, ModelKey, Moment, NodeId, NodeKind, NodeName, Principal,
+};
 
 /// A node's raw material.
 struct Source {
@@ -40,7 +42,8 @@ struct Found {
 /// Makes the next snapshot.
 pub(super) fn snapshot(state: &mut State, now: Moment) -> Snapshot {
     let mut unused = state.unused.clone();
-    let sources = sources(state, &mut unused);
+    let ways = ways(state);
+    let sources = sources(state, &ways, &mut unused);
     let contents = contents(&sources);
     let mut nodes = Vec::new();
     let mut found: BTreeMap<ModelKey, Vec<Found>> = BTreeMap::new();
@@ -82,6 +85,7 @@ pub(super) fn snapshot(state: &mut State, now: Moment) -> Snapshot {
         models,
         unions,
         lingering,
+        ways,
         unused,
         rung: state.rung.clone(),
         coordinator_up: state.coordinator,
@@ -101,9 +105,27 @@ pub(super) fn next_change(state: &State, now: Moment) -> Option<Duration> {
         .min()
 }
 
+/// The ways to every node that may be used, each with its numbers.
+fn ways(state: &State) -> BTreeMap<NodeId, Vec<Arc<Path>>> {
+    let path = |id: &NodeId, (dial, prefix): &(Dial, Arc<str>)| {
+        Arc::new(Path {
+            kind: dial.kind(),
+            dial: dial.clone(),
+            prefix: prefix.clone(),
+            cell: state.cells.path(id, dial),
+        })
+    };
+    let members = state.members.iter();
+    members.map(|(id, m)| (id.clone(), m.ways.iter().map(|way| path(id, way)).collect())).collect()
+}
+
 /// This node, then those that ever listed something, by name, each name once. What has
 /// nothing to list is only shown.
-fn sources(state: &State, unused: &mut Vec<Unused>) -> Vec<Source> {
+fn sources(
+    state: &State,
+    ways: &BTreeMap<NodeId, Vec<Arc<Path>>>,
+    unused: &mut Vec<Unused>,
+) -> Vec<Source> {
     let mut members: Vec<_> = state.members.values().collect();
     members.sort_by(|a, b| {
         let order = |id: &NodeId| matches!(id, NodeId::Configured(_));
@@ -137,21 +159,13 @@ fn sources(state: &State, unused: &mut Vec<Unused>) -> Vec<Source> {
             });
             continue;
         };
-        let paths = member.ways.iter().map(|(dial, prefix)| {
-            Arc::new(Path {
-                kind: dial.kind(),
-                dial: dial.clone(),
-                prefix: prefix.clone(),
-                cell: state.cells.path(&member.who.id, dial),
-            })
-        });
         sources.push(Source {
             id: member.who.id.clone(),
             name,
             kind: listing.kind,
             principal: member.who.principal.clone(),
             version: listing.version.clone(),
-            paths: paths.collect(),
+            paths: ways.get(&member.who.id).cloned().unwrap_or_default(),
             engines: listing.engines.clone(),
             globs: globs.map(<[String]>::to_vec),
             before: member.before,

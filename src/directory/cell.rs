@@ -4,8 +4,11 @@
 //! request lives here, in atomics, so that the data side reads and writes it without a lock
 //! and without a new snapshot.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
+
+use parking_lot::Mutex;
 
 use crate::balance;
 use crate::types::Moment;
@@ -105,13 +108,23 @@ pub struct PathCell {
     pub last_ok: AtomicU64,
     /// Probes missed in a row.
     pub misses: AtomicU32,
+    /// Whether the peer answers on it and would serve us on another path only. Never with
+    /// `alive`.
+    standby: AtomicBool,
+    /// Why it is not used, for showing; empty while it is.
+    why: Mutex<Arc<str>>,
 }
 
 impl PathCell {
     /// Something came back. True if the path was dead until now.
     pub fn ok(&self, now: Moment, rtt: Option<Duration>) -> bool {
         let was_alive = self.alive.swap(true, Relaxed);
-        self.misses.store(0, Relaxed);
+        let stood_by = self.standby.swap(false, Relaxed);
+        let missed = self.misses.swap(0, Relaxed) > 0;
+        // Every answer comes by here: the lock is for those that change something.
+        if !was_alive || stood_by || missed {
+            *self.why.lock() = Arc::from("");
+        }
         self.last_ok.store(now.millis().max(1), Relaxed);
         if let Some(rtt) = rtt {
             let new = u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX).max(1);
@@ -124,14 +137,45 @@ impl PathCell {
     /// A probe got no answer. The `limit`th in a row is the path's death: true exactly then.
     pub fn miss(&self, limit: u32) -> bool {
         let misses = self.misses.fetch_add(1, Relaxed).saturating_add(1);
-        misses >= limit && self.alive.swap(false, Relaxed)
+        misses >= limit && self.end()
     }
 
     /// Something that cannot be doubted (a refused connection, three unanswered pings) says
-    /// the path is dead. True if it was alive until now.
+    /// the path is dead. True if it was alive or stood by until now.
     pub fn lost(&self) -> bool {
         self.misses.fetch_add(1, Relaxed);
-        self.alive.swap(false, Relaxed)
+        self.end()
+    }
+
+    fn end(&self) -> bool {
+        let was_alive = self.alive.swap(false, Relaxed);
+        self.standby.swap(false, Relaxed) || was_alive
+    }
+
+    /// The peer answers on it and says that it serves us on another path only: it is tried
+    /// when no other is left. True if it did not stand by until now.
+    pub fn stand_by(&self) -> bool {
+        self.alive.store(false, Relaxed);
+        self.misses.store(0, Relaxed);
+        !self.standby.swap(true, Relaxed)
+    }
+
+    /// Says why it is not used, until it is.
+    pub fn because(&self, why: &str) {
+        let mut old = self.why.lock();
+        if **old != *why {
+            *old = Arc::from(why);
+        }
+    }
+
+    /// Why it is not used; empty while it is, or where nobody said.
+    pub fn why(&self) -> Arc<str> {
+        self.why.lock().clone()
+    }
+
+    /// Whether the peer answers on it and serves us on another path only.
+    pub fn is_standby(&self) -> bool {
+        self.standby.load(Relaxed)
     }
 
     /// Whether the last probes or requests came through.
@@ -171,6 +215,24 @@ mod tests {
         assert!(path.ok(now, None) && path.is_alive());
         assert!(!path.miss(2), "the count began anew");
         assert!(path.lost() && !path.lost());
+    }
+
+    #[test]
+    fn a_path_stands_by_until_it_answers_or_dies_and_says_why() {
+        let path = PathCell::default();
+        let now = Moment::from_millis(5);
+        path.ok(now, None);
+        assert!(path.stand_by() && !path.stand_by());
+        path.because("it answers over the tailnet");
+        assert!(path.is_standby() && !path.is_alive());
+        assert_eq!(&*path.why(), "it answers over the tailnet");
+        assert!(path.ok(now, None), "it was not alive");
+        assert!(!path.is_standby() && path.is_alive() && path.why().is_empty());
+        path.stand_by();
+        assert!(path.lost() && !path.is_standby() && !path.lost());
+        path.stand_by();
+        assert!(!path.miss(2) && path.is_standby());
+        assert!(path.miss(2) && !path.is_standby());
     }
 
     #[test]

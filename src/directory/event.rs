@@ -36,7 +36,24 @@ pub enum Event {
         /// What it said.
         listing: Listing,
     },
-    /// A path of this node died or came back: its cell says which.
+    /// There is a way to this node on the local network, beside those its lists came by.
+    /// Whether it lives is its cell's business.
+    Way {
+        /// Who.
+        node: NodeId,
+        /// How. Anything but [`Dial::Lan`] is ignored: other ways show themselves by a list.
+        dial: Dial,
+        /// Path prefix there.
+        prefix: Arc<str>,
+    },
+    /// That way is no more.
+    NoWay {
+        /// Who.
+        node: NodeId,
+        /// Which.
+        dial: Dial,
+    },
+    /// A path of this node died, came back or stands by: its cell says which.
     Paths(NodeId),
     /// A node was looked at and has nothing for us.
     NoServer {

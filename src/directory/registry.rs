@@ -34,6 +34,11 @@ impl Registry {
         self.paths.lock().entry((node.clone(), dial.clone())).or_default().clone()
     }
 
+    /// Forgets a path that is no more.
+    pub fn forget(&self, node: &NodeId, dial: &Dial) {
+        self.paths.lock().remove(&(node.clone(), dial.clone()));
+    }
+
     /// Gives speeds of an earlier run to a cell that has none of its own.
     pub fn seed(&self, node: &NodeId, rates: &Rates) {
         let Ok(model) = ModelKey::parse(&rates.model) else { return };

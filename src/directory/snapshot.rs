@@ -30,6 +30,9 @@ pub struct Snapshot {
     /// Models of which no living node is left, as long as a node that had one is known: the
     /// first while they stay listed, afterwards they give the words of a 404.
     pub lingering: BTreeMap<ModelKey, Lost>,
+    /// The ways to each node that may be used, best first, whether it has listed anything yet
+    /// or not: how it can be asked for its list.
+    pub ways: BTreeMap<NodeId, Vec<Arc<Path>>>,
     /// Nodes that are seen and not used, for `status`.
     pub unused: Vec<Unused>,
     /// How much of the mesh is left.
@@ -96,7 +99,8 @@ pub struct Node {
     pub principal: Option<Principal>,
     /// The version of its sidecar.
     pub version: Option<String>,
-    /// The ways to it, best first. Empty for this node: its endpoints are dialled themselves.
+    /// The ways to it, best first: the tailnet's, the one that answered last first, then those
+    /// of the local network. Empty for this node: its endpoints are dialled themselves.
     pub paths: Vec<Arc<Path>>,
     /// Its engines. A rich peer's are behind its mesh port: their `dial` is unused.
     pub endpoints: Vec<Arc<Endpoint>>,
@@ -126,6 +130,12 @@ impl Node {
     /// The best living path.
     pub fn best_path(&self) -> Option<&Arc<Path>> {
         self.paths.iter().find(|p| p.cell.is_alive())
+    }
+
+    /// The paths worth a try, in order: those that live, then those that stand by.
+    pub fn tries(&self) -> Vec<&Arc<Path>> {
+        let alive = self.paths.iter().filter(|p| p.cell.is_alive());
+        alive.chain(self.paths.iter().filter(|p| p.cell.is_standby())).collect()
     }
 
     /// Whether requests can get there now.

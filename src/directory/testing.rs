@@ -30,6 +30,12 @@ pub(crate) fn dial(last: u8) -> Dial {
     Dial::Tailnet(([100, 64, 0, last], 11436).into())
 }
 
+/// A way to it on the local network, held by a key of that number.
+pub(crate) fn lan(last: u8) -> Dial {
+    let addr = ([192, 168, 1, last], 11436).into();
+    Dial::Lan { addr, key: crate::types::PublicKey::new([last; 32]) }
+}
+
 /// A peer of which everything may be used.
 pub(crate) fn peer(name: &str, last: u8) -> Peer {
     let addrs = vec![[100, 64, 0, last].into()];

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::event::{Event, Grant, Identity, ModelListing, Settings};
 use super::saved::Scope;
-use super::testing::{dial, engine, id, listing, model, peer};
+use super::testing::{dial, engine, id, lan, listing, model, peer};
 use super::writer::{State, apply};
 use super::{Registry, Snapshot, build};
 use crate::types::{ModelKey, Moment, NodeKind, NodeName};
@@ -346,4 +346,92 @@ fn nothing_new_is_no_new_snapshot() {
     assert!(!w.tell(Event::Peers(vec![peer("gpu", 2)])));
     assert!(!w.tell(Event::Coordinator(None)));
     assert!(w.tell(Event::Coordinator(Some(true))));
+}
+
+/// The ways to `gpu` in the picture: `t2` its tailnet address, `l2` one on the local network,
+/// `+` alive, `~` standing by.
+fn ways(world: &mut World) -> String {
+    let seen = world.see();
+    let way = |path: &Arc<super::Path>| {
+        let text = match &path.dial {
+            crate::types::Dial::Tailnet(addr) => format!("t{addr}"),
+            crate::types::Dial::Lan { addr, .. } => format!("l{addr}"),
+            other => format!("{other:?}"),
+        };
+        let last = text.split(':').next().and_then(|ip| ip.rsplit('.').next()).unwrap();
+        let mark = match (path.cell.is_alive(), path.cell.is_standby()) {
+            (true, _) => "+",
+            (_, true) => "~",
+            _ => "",
+        };
+        format!("{}{last}{mark}", &text[..1])
+    };
+    let paths = &seen.nodes[1].paths;
+    assert_eq!(paths.len(), seen.ways[&id("gpu")].len());
+    let tries = seen.nodes[1].tries().into_iter().map(way).collect::<Vec<_>>().join(" ");
+    format!("{} > {tries}", paths.iter().map(way).collect::<Vec<_>>().join(" "))
+}
+
+fn way_of(last: u8) -> Event {
+    Event::Way { node: id("gpu"), dial: lan(last), prefix: "".into() }
+}
+
+#[test]
+fn the_local_network_stands_behind_the_tailnet_and_never_pushes_it_away() {
+    let mut world = World::with(&[("gpu", 2)]);
+    assert!(world.tell(way_of(7)));
+    assert!(world.see().nodes.len() == 1 && world.see().ways[&id("gpu")].len() == 1);
+    world.lists("gpu", 2, vec![model("tiny")]);
+    assert_eq!(ways(&mut world), "t2+ l7 > t2+");
+    assert!(!world.tell(way_of(7)), "known");
+    // Its list comes by the local network from now on.
+    let by_lan = |last| super::Listing { dial: lan(last), ..listing(2, vec![model("tiny")]) };
+    let dead = world.dies("gpu", 2);
+    assert!(dead && world.see().models.is_empty());
+    assert!(world.tell(Event::Listed { node: id("gpu"), listing: by_lan(7) }));
+    assert_eq!(ways(&mut world), "t2 l7+ > l7+");
+    assert_eq!(world.table(), ["tiny:latest: gpu"]);
+    // Many addresses, and the tailnet's is still the first.
+    for last in 10..20 {
+        world.tell(way_of(last));
+    }
+    assert_eq!(ways(&mut world), "t2 l19 l18 l17 l16 l15 l14 l13 l12 > ");
+    world.tell(way_of(7));
+    world.tell(Event::Listed { node: id("gpu"), listing: by_lan(7) });
+    world.lists("gpu", 2, vec![model("tiny")]);
+    assert_eq!(ways(&mut world), "t2+ l7+ l19 l18 l17 l16 l15 l14 l13 > t2+ l7+");
+}
+
+#[test]
+fn a_way_that_stands_by_is_the_last_try_and_keeps_no_model() {
+    let mut world = World::with(&[("gpu", 2)]);
+    world.lists("gpu", 2, vec![model("tiny")]);
+    world.tell(way_of(7));
+    world.state.cells.path(&id("gpu"), &lan(7)).stand_by();
+    assert!(world.tell(Event::Paths(id("gpu"))));
+    assert_eq!(ways(&mut world), "t2+ l7~ > t2+ l7~");
+    world.dies("gpu", 2);
+    assert_eq!(ways(&mut world), "t2 l7~ > l7~");
+    assert!(world.table().is_empty());
+}
+
+#[test]
+fn a_way_that_is_gone_is_forgotten_and_no_late_list_brings_it_back() {
+    let mut world = World::with(&[("gpu", 2)]);
+    world.lists("gpu", 2, vec![model("tiny")]);
+    world.tell(way_of(7));
+    world.state.cells.path(&id("gpu"), &lan(7)).ok(world.now, None);
+    let gone = Event::NoWay { node: id("gpu"), dial: lan(7) };
+    assert!(world.tell(gone.clone()) && !world.tell(gone));
+    let late = super::Listing { dial: lan(7), ..listing(2, vec![model("big")]) };
+    assert!(!world.tell(Event::Listed { node: id("gpu"), listing: late }));
+    assert_eq!(ways(&mut world), "t2+ > t2+");
+    world.tell(way_of(7));
+    assert_eq!(ways(&mut world), "t2+ l7 > t2+", "it begins anew");
+    // Only the local network's ways are made by hand, and only for nodes that may be used.
+    assert!(!world.tell(Event::Way { node: id("gpu"), dial: dial(9), prefix: "".into() }));
+    assert!(!world.tell(Event::Way { node: id("evil"), dial: lan(9), prefix: "".into() }));
+    // A node that may no longer be used takes its ways along.
+    world.tell(Event::Peers(vec![]));
+    assert!(world.see().ways.is_empty());
 }

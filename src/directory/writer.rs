@@ -23,6 +23,10 @@ use crate::types::{
 /// Most nodes whose earlier lists are kept until they are allowed.
 const MOST_REMEMBERED: usize = 256;
 
+/// Most ways to one node that are kept: those that answered, and those of the local network,
+/// of which no more addresses are believed of a peer.
+const MOST_WAYS: [usize; 2] = [4, 8];
+
 /// How long a node that is no longer allowed stays in the file.
 const MEMORY: Duration = Duration::from_secs(30 * 24 * 3600);
 
@@ -52,7 +56,7 @@ pub struct State {
 pub(super) struct Member {
     pub(super) who: Identity,
     pub(super) grant: Grant,
-    /// Ways that answered, the latest first.
+    /// Ways that answered, and those of the local network that may: see [`Member::lead`].
     pub(super) ways: Vec<(Dial, Arc<str>)>,
     pub(super) listing: Option<Known>,
     pub(super) was_rich: bool,
@@ -60,6 +64,31 @@ pub(super) struct Member {
     pub(super) before: Duration,
     /// Why it has nothing, if it said so.
     pub(super) why: Option<String>,
+}
+
+impl Member {
+    /// Puts a way at the head of its kind: ways of the local network stand behind all others,
+    /// so that an answer there never pushes the tailnet away. True if that changed anything.
+    fn lead(&mut self, way: (Dial, Arc<str>)) -> bool {
+        let lan = is_lan(&way.0);
+        if self.ways.iter().find(|(dial, _)| is_lan(dial) == lan) == Some(&way) {
+            return false;
+        }
+        self.ways.retain(|(dial, _)| *dial != way.0);
+        let at = if lan { self.ways.iter().position(|(d, _)| is_lan(d)) } else { Some(0) };
+        self.ways.insert(at.unwrap_or(self.ways.len()), way);
+        let mut kept = [0; 2];
+        self.ways.retain(|(dial, _)| {
+            let kind = usize::from(is_lan(dial));
+            kept[kind] += 1;
+            kept[kind] <= MOST_WAYS[kind]
+        });
+        true
+    }
+}
+
+fn is_lan(dial: &Dial) -> bool {
+    matches!(dial, Dial::Lan { .. })
 }
 
 /// The list of a node, from now or from an earlier run.
@@ -203,6 +232,22 @@ pub fn apply(state: &mut State, event: Event, now: Moment) -> bool {
             replace_unless_same(&mut state.engines, engines, |a, b| same_engines(a, b))
         }
         Event::Listed { node, listing } => apply_listed(state, &node, listing, now),
+        Event::Way { node, dial, prefix } => match state.members.get_mut(&node) {
+            Some(member) if is_lan(&dial) => {
+                !member.ways.contains(&(dial.clone(), prefix.clone()))
+                    && member.lead((dial, prefix))
+            }
+            _ => false,
+        },
+        Event::NoWay { node, dial } => match state.members.get_mut(&node) {
+            Some(member) => {
+                let ways = member.ways.len();
+                member.ways.retain(|(d, _)| *d != dial);
+                state.cells.forget(&node, &dial);
+                member.ways.len() != ways
+            }
+            None => false,
+        },
         Event::Paths(node) => state.members.contains_key(&node),
         Event::NoServer { node, why } => match state.members.get_mut(&node) {
             Some(member) => replace(&mut member.why, Some(why)),
@@ -267,6 +312,11 @@ fn apply_listed(state: &mut State, node: &NodeId, listing: Listing, now: Moment)
     if listing.kind == NodeKind::This || (listing.kind == NodeKind::Bare && member.was_rich) {
         return false;
     }
+    let way = (listing.dial.clone(), listing.prefix.clone());
+    // Such ways come and go by events of their own; an answer may have been on its way longer.
+    if is_lan(&way.0) && (listing.kind != NodeKind::Rich || !member.ways.contains(&way)) {
+        return false;
+    }
     let mut listing = bounds::listing(listing);
     if listing.kind == NodeKind::Bare {
         // A stub's requests would run on that machine's account.
@@ -274,21 +324,15 @@ fn apply_listed(state: &mut State, node: &NodeId, listing: Listing, now: Moment)
     }
     let mut changed = state.cells.path(node, &listing.dial).ok(now, None);
     changed |= member.why.take().is_some();
-    let way = (listing.dial, listing.prefix);
-    if member.ways.first() != Some(&way) {
-        member.ways.retain(|w| *w != way);
-        member.ways.insert(0, way);
-        member.ways.truncate(4);
-        changed = true;
-    }
     if listing.kind == NodeKind::Rich {
         member.was_rich = true;
         // Ways by which it was a bare server lead around its sidecar.
         let kind = member.listing.as_ref().map(|l| l.kind);
         if kind == Some(NodeKind::Bare) {
-            member.ways.truncate(1);
+            member.ways.retain(|w| *w == way || is_lan(&w.0));
         }
     }
+    changed |= member.lead(way);
     member.before = Duration::ZERO;
     write_cells(&state.cells, node, &listing.engines);
     let known = Known { kind: listing.kind, version: listing.version, engines: listing.engines };
