@@ -18,6 +18,7 @@ mod connect;
 mod device;
 pub mod listen;
 pub mod localapi;
+pub mod mdns;
 mod peerproc;
 mod pool;
 mod sockets;
