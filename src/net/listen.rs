@@ -69,7 +69,8 @@ pub struct Listener {
     tcp: TcpListener,
 }
 
-/// Binds a listener of this kind at `wanted`, if given on `device` only.
+/// Binds a listener of this kind at `wanted`, if given on `device` only. One that this machine
+/// puts elsewhere is on no such device.
 pub fn bind(
     sockets: &Sockets,
     kind: ListenerKind,
@@ -80,6 +81,7 @@ pub fn bind(
     if place.ip().to_canonical().is_unspecified() {
         return Err(BindError::Wildcard(place));
     }
+    let device = device.filter(|_| place.ip() == wanted.ip());
     let made = || -> io::Result<(TcpListener, SocketAddr)> {
         let socket = Socket::new(Domain::for_address(place), Type::STREAM, Some(Protocol::TCP))?;
         // A restart must not wait for connections of the last run to fade.

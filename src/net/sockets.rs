@@ -1,13 +1,16 @@
-//! What a machine lends the program: its ports, and its knowledge of who connects to them.
+//! What a machine lends the program: its ports, its interfaces, and its knowledge of who
+//! connects to it.
 //!
 //! The demo and the tests run several nodes in one process on one machine. This is the only
-//! thing they replace: where a listener really binds, who is told, and who is at the other
-//! end of a connection.
+//! thing they replace: where a listener really binds, who is told, who is at the other end of
+//! a connection, which local networks there are, and where an address on one of them is
+//! really found.
 
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use super::lan::{Interface, Machine};
 use super::localapi::Daemon;
 use super::peerproc::{self, OtherEnd};
 use crate::types::ListenerKind;
@@ -15,6 +18,8 @@ use crate::types::ListenerKind;
 type Place = dyn Fn(ListenerKind, SocketAddr) -> SocketAddr + Send + Sync;
 type Bound = dyn Fn(ListenerKind, SocketAddr, SocketAddr) + Send + Sync;
 type Look = dyn Fn(SocketAddr, SocketAddr, Option<Daemon>) -> OtherEnd + Send + Sync;
+type Interfaces = dyn Fn() -> Vec<Interface> + Send + Sync;
+type Reach = dyn Fn(ListenerKind, SocketAddr) -> SocketAddr + Send + Sync;
 
 /// A machine's ports and its knowledge of connections. Cheap to clone.
 #[derive(Clone)]
@@ -22,6 +27,9 @@ pub struct Sockets {
     place: Arc<Place>,
     bound: Arc<Bound>,
     look: Arc<Look>,
+    interfaces: Arc<Interfaces>,
+    reach: Arc<Reach>,
+    multicast: bool,
 }
 
 impl fmt::Debug for Sockets {
@@ -33,20 +41,25 @@ impl fmt::Debug for Sockets {
 impl Sockets {
     /// This machine: listeners bind where they want to.
     pub fn real() -> Sockets {
+        let machine = Machine::default();
         Sockets {
             place: Arc::new(|_, wanted| wanted),
             bound: Arc::new(|_, _, _| {}),
             look: Arc::new(peerproc::other_end),
+            interfaces: Arc::new(move || machine.read()),
+            reach: Arc::new(|_, addr| addr),
+            multicast: true,
         }
     }
 
-    /// A machine on which a listener binds where `place` says (port 0 = any free one).
+    /// A machine on which a listener binds where `place` says (port 0 = any free one). It has
+    /// no multicast: what is announced for a place elsewhere would be wrong.
     #[must_use]
     pub fn placed(
         self,
         place: impl Fn(ListenerKind, SocketAddr) -> SocketAddr + Send + Sync + 'static,
     ) -> Sockets {
-        Sockets { place: Arc::new(place), ..self }
+        Sockets { place: Arc::new(place), multicast: false, ..self }
     }
 
     /// A machine that tells `bound` of each listener: its kind, the address it wanted, and the
@@ -67,6 +80,42 @@ impl Sockets {
         look: impl Fn(SocketAddr, SocketAddr, Option<Daemon>) -> OtherEnd + Send + Sync + 'static,
     ) -> Sockets {
         Sockets { look: Arc::new(look), ..self }
+    }
+
+    /// A machine with these interfaces. It has no multicast.
+    #[must_use]
+    pub fn with_interfaces(
+        self,
+        interfaces: impl Fn() -> Vec<Interface> + Send + Sync + 'static,
+    ) -> Sockets {
+        Sockets { interfaces: Arc::new(interfaces), multicast: false, ..self }
+    }
+
+    /// A machine on which the other side's listener of a kind, known by its address on the
+    /// local network, is really found where `reach` says.
+    #[must_use]
+    pub fn with_reach(
+        self,
+        reach: impl Fn(ListenerKind, SocketAddr) -> SocketAddr + Send + Sync + 'static,
+    ) -> Sockets {
+        Sockets { reach: Arc::new(reach), ..self }
+    }
+
+    /// The addresses of this machine's network devices. Reads files, but only small ones of
+    /// the kernel's.
+    pub fn interfaces(&self) -> Vec<Interface> {
+        (self.interfaces)()
+    }
+
+    /// Where a peer's listener of this kind at `addr` is really found. Only an address that
+    /// stays as it is is dialled by way of its link's device.
+    pub fn reach(&self, kind: ListenerKind, addr: SocketAddr) -> SocketAddr {
+        (self.reach)(kind, addr)
+    }
+
+    /// Whether names may be announced and looked for on the machine's networks.
+    pub fn multicast(&self) -> bool {
+        self.multicast
     }
 
     /// Where a listener that wants `wanted` has to bind.

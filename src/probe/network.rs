@@ -4,7 +4,7 @@
 //! on the network where it first answered, told by the link addresses of the gateway and of the
 //! server itself; elsewhere nothing is sent to it. What is kept is a salted hash.
 //!
-//! Linux says these in `/proc/net/route` and `/proc/net/arp`. Where the system does not say,
+//! Linux says these in its tables of routes and neighbours. Where the system does not say,
 //! networks cannot be told apart, and a server is used wherever it answers.
 
 use std::collections::BTreeMap;
@@ -16,6 +16,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+use crate::net::lan::tables::{self, Route};
 use crate::types::Dial;
 
 /// Where a server stands, as far as this machine can tell.
@@ -145,16 +146,8 @@ pub(super) fn place_of(dial: &Dial) -> Place {
     place(ip, &read("/proc/net/route"), &read("/proc/net/arp"))
 }
 
-/// One line of the kernel's routing table.
-struct Route {
-    device: String,
-    to: u32,
-    mask: u32,
-    gateway: u32,
-}
-
 fn place(ip: Option<Ipv4Addr>, routes: &str, arp: &str) -> Place {
-    let routes: Vec<Route> = routes.lines().skip(1).filter_map(route).collect();
+    let routes = tables::routes(routes);
     let target = ip.map(u32::from);
     // The way to the server; for a name, the way to everywhere.
     let fits = |r: &&Route| {
@@ -170,30 +163,11 @@ fn place(ip: Option<Ipv4Addr>, routes: &str, arp: &str) -> Place {
     };
     let prefix = routes.iter().filter(on_device).find(|r| r.gateway == 0 && r.mask != 0);
     let prefix = prefix.map_or(String::new(), |r| format!("{:08x}/{:08x}", r.to, r.mask));
-    let link = |ip: u32| link_of(arp, Ipv4Addr::from(ip), &way.device);
+    let link = |ip: u32| tables::link_of(arp, Ipv4Addr::from(ip), &way.device);
     Place {
         network: gateway.and_then(link).map(|link| format!("{link} {prefix}")),
         server: target.filter(|_| way.gateway == 0).and_then(link),
     }
-}
-
-fn route(line: &str) -> Option<Route> {
-    let mut fields = line.split_whitespace();
-    // Numbers are in network order, written as the machine reads them.
-    let number = |text: Option<&str>| Some(u32::from_be(u32::from_str_radix(text?, 16).ok()?));
-    let device = fields.next()?.to_owned();
-    let (to, gateway) = (number(fields.next())?, number(fields.next())?);
-    let mask = number(fields.nth(4))?;
-    Some(Route { device, to, mask, gateway })
-}
-
-fn link_of(arp: &str, ip: Ipv4Addr, device: &str) -> Option<String> {
-    arp.lines().skip(1).find_map(|line| {
-        let fields: Vec<&str> = line.split_whitespace().collect();
-        let [address, _, _, link, _, on] = fields[..] else { return None };
-        let known = address.parse() == Ok(ip) && on == device && link != "00:00:00:00:00:00";
-        known.then(|| link.to_ascii_lowercase())
-    })
 }
 
 #[cfg(test)]
