@@ -61,15 +61,41 @@ YAML
 hs() { inns "$P-coord" "$tailnet_bin/headscale" -c "$LAB_DIR/coord/config.yaml" "$@"; }
 
 coord_up() {
-  local d=$LAB_DIR/coord u
-  coord_config
+  local d=$LAB_DIR/coord
+  alive "$d/pid" && return 0
+  [[ -e $d/config.yaml ]] || coord_config
   ip netns exec "$P-coord" "$tailnet_bin/headscale" -c "$d/config.yaml" serve >> "$d/log" 2>&1 & echo $! > "$d/pid"; disown
   wait_for 30 headscale inns "$P-coord" curl -fsS -m 2 "$COORD/health"
-  for u in me dev; do hs users create $u >/dev/null 2>&1; done
 }
-policy() { # policy FILE|default: every node hears of it within 3 s
+people() { local u; for u in me dev; do hs users create $u >/dev/null 2>&1; done; }
+policy() { # policy FILE|default: every node hears of it within 3 s; one that is away reads it when it is started
   if [[ $1 == default ]]; then policy_default > "$LAB_DIR/coord/policy.json"; else cp "$1" "$LAB_DIR/coord/policy.json"; fi
-  kill -HUP "$(cat "$LAB_DIR/coord/pid")"
+  ! alive "$LAB_DIR/coord/pid" || kill -HUP "$(cat "$LAB_DIR/coord/pid")"
+}
+
+# ---- what cannot be taken back by a command: a node removed, expired, logged out ----------------
+# Kept once when all have joined: the coordinator's book and what each tailscaled knows of itself.
+book() { python3 -c 'import sqlite3, sys; a, b = map(sqlite3.connect, sys.argv[1:]); a.backup(b); b.close()' "$1" "$2"; }
+remember() {
+  local n
+  book "$LAB_DIR/coord/db.sqlite" "$LAB_DIR/coord/db.kept"
+  for n in $NODES; do cp -a "$LAB_DIR/$n/state" "$LAB_DIR/$n/state.kept"; done
+}
+changed() { : > "$LAB_DIR/changed"; }
+restore() { # back to what `remember` kept, if something was changed since
+  local n d=$LAB_DIR/coord
+  [[ -e $LAB_DIR/changed ]] || return 0
+  for n in $NODES; do stop_pid "$LAB_DIR/$n/tailscaled.pid"; done
+  stop_pid "$d/pid"
+  rm -f "$d"/db.sqlite*; cp "$d/db.kept" "$d/db.sqlite"
+  for n in $NODES; do rm -rf "$LAB_DIR/$n/state"; cp -a "$LAB_DIR/$n/state.kept" "$LAB_DIR/$n/state"; done
+  rm "$LAB_DIR/changed"
+}
+node_id() { hs nodes list -o json | jq -r --arg n "$1" '.[] | select(.given_name == $n) | .id'; }
+remove() { changed; hs nodes delete -i "$(node_id "$1")" --force; }
+expire() { changed; hs nodes expire -i "$(node_id "$1")" --expiry "$(date -u -d "+$2 seconds" +%FT%TZ)" --force; } # expire NODE SECONDS
+forget_login() { # as after a logout that the coordinator never heard of
+  changed; stop_pid "$LAB_DIR/$1/tailscaled.pid"; rm -rf "$LAB_DIR/$1/state"; mkdir "$LAB_DIR/$1/state"; tailscaled_up "$1"
 }
 
 # ---- tailscaled: its socket lies at the usual path, inside the node -----------------------------
@@ -142,7 +168,8 @@ model() { # model NODE NAME GGUF TEMPLATE
 models_of() {
   case $1 in
     laptop) echo "mine mine plain" ;;
-    gpu) printf '%s\n' "tiny tiny plain" "count tiny count" "tools tiny tools" "think tiny think" "embed embed embed" "shared shared count" "slow slow count" ;;
+    desk) printf '%s\n' "second second plain" "shared shared count" ;;
+    gpu) [[ $LAB_SET == ladder ]] && printf '%s\n' "tiny tiny plain" "count tiny count" "shared shared count" || printf '%s\n' "tiny tiny plain" "count tiny count" "tools tiny tools" "think tiny think" "embed embed embed" "shared shared count" "slow slow count" ;;
     nas) printf '%s\n' "second second plain" "third third count" "shared shared count" ;;
     colleague) echo "theirs theirs plain" ;;
   esac
@@ -172,5 +199,5 @@ lists() {
 }
 
 daemon_up() { # daemon_up WHAT NODE
-  case $1 in tailscaled) tailscaled_up "$2" ;; ollama) ollama_up "$2" ;; tailherd) tailherd_up "$2" ;; *) die "no daemon $1" ;; esac
+  case $1 in headscale) coord_up ;; tailscaled) tailscaled_up "$2" ;; ollama) ollama_up "$2" ;; tailherd) tailherd_up "$2" ;; *) die "no daemon $1" ;; esac
 }

@@ -18,7 +18,8 @@ LAB_DIR = os.environ["LAB_DIR"]
 HERE = os.path.dirname(os.path.abspath(__file__))
 with open(os.path.join(LAB_DIR, "prefix"), encoding="utf-8") as _f:
     PREFIX = _f.read().strip()
-NODES = ["laptop", "gpu", "nas", "colleague"]
+with open(os.path.join(LAB_DIR, "nodes"), encoding="utf-8") as _f:
+    NODES = _f.read().split()
 APP_USER = 20002
 ADDRESS = {n: f"100.64.0.{i + 1}" for i, n in enumerate(NODES)}
 APPS, ENGINE, MESH, ADMIN = 11434, 11435, 11436, 11437
@@ -57,13 +58,13 @@ def _setns(fd):
         raise OSError(ctypes.get_errno(), "setns")
 
 
-def sock(node, uid=None, kind=socket.SOCK_STREAM):
+def sock(node, uid=None, kind=socket.SOCK_STREAM, family=socket.AF_INET, proto=0):
     """A socket inside the node's network namespace."""
     ns = os.open(f"/run/netns/{PREFIX}-{node}", os.O_RDONLY)
     try:
         _setns(ns)
         try:
-            s = socket.socket(socket.AF_INET, kind)
+            s = socket.socket(family, kind, proto)
         finally:
             _setns(_home)
     finally:

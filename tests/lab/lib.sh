@@ -1,13 +1,19 @@
 # Words every part of the lab uses. Sourced; needs bash, set -euo pipefail and, once the lab is up, LAB_DIR.
 #
+# Two meshes, one at a time: LAB_SET names it, the file `set` in LAB_DIR keeps it.
+#
 #                       router namespace (bridge 10.77.0.1, forwards, no way out)
 #          LAN 10.77.0.0/24 |                                | 10.77.1.0/24
-#   laptop .11   gpu .12   nas .13   colleague .14       coordinator .2 (Headscale with its embedded relay)
+#   the nodes, from .11 on in their order           coordinator .2 (Headscale with its embedded relay)
 #
-# laptop     belongs to "me"; its own Ollama has the model `mine`
-# gpu        tag:ollama; tiny count tools think embed shared slow
-# nas        tag:ollama, tailscaled in userspace mode; second third shared
-# colleague  belongs to "dev", another person; `theirs`
+# mesh     laptop     belongs to "me"; its own Ollama has the model `mine`
+#          gpu        tag:ollama; tiny count tools think embed shared slow
+#          nas        tag:ollama, tailscaled in userspace mode; second third shared
+#          colleague  belongs to "dev", another person; `theirs`
+# ladder   laptop     belongs to "me"; `mine`
+#          desk       belongs to "me", too; `second` `shared`
+#          gpu        tag:ollama; tiny count shared
+#          colleague  belongs to "dev"; `theirs`
 #
 # Every node has its own network and mount namespace (private /etc and /run, so that the daemon's DNS changes never touch
 # the machine and LocalAPI's socket lies at its usual path), its own tailscaled, Ollama on 127.0.0.1:11435 and tailherd
@@ -16,9 +22,12 @@ lab_src=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 repo=$(cd "$lab_src/../.." && pwd)
 . "$lab_src/versions.sh"
 
-NODES="laptop gpu nas colleague"
-TAGGED="gpu nas"
-USERSPACE="nas"
+[[ ! -e ${LAB_DIR:-}/set ]] || LAB_SET=$(cat "$LAB_DIR/set")
+case ${LAB_SET:=mesh} in
+  mesh) NODES="laptop gpu nas colleague" TAGGED="gpu nas" USERSPACE="nas" ;;
+  ladder) NODES="laptop desk gpu colleague" TAGGED="gpu" USERSPACE="" ;;
+  *) echo "lab: no mesh $LAB_SET" >&2; exit 1 ;;
+esac
 LAB_USER=20001                     # tailherd runs as nobody in particular, as a service would
 APP_USER=20002                     # and so do the programs that use it: in userspace mode it tells them from tailscaled by that
 COORD=http://10.77.1.2:8080

@@ -32,6 +32,71 @@ net_up() {
   done
 }
 
+# ---- the LAN ------------------------------------------------------------------------------------
+# An other network that looks the same: same prefix, same gateway address, another gateway. It has a way to the coordinator.
+cafe_up() {
+  ns_exists "$P-cafe" && return 0
+  ip netns add "$P-cafe"
+  ip -n "$P-cafe" link set lo up
+  ip -n "$P-cafe" link add br0 type bridge
+  ip -n "$P-cafe" addr add 10.77.0.1/24 dev br0
+  ip -n "$P-cafe" link set br0 up
+  ip -n "$P-cafe" link add up0 type veth peer name cafe0 netns "$R"
+  ip -n "$P-cafe" addr add 10.77.9.2/24 dev up0
+  ip -n "$P-cafe" link set up0 up
+  ip -n "$P-cafe" route add default via 10.77.9.1
+  ip -n "$R" addr add 10.77.9.1/24 dev cafe0
+  ip -n "$R" link set cafe0 up
+  inns "$P-cafe" sh -c 'echo 1 > /proc/sys/net/ipv4/ip_forward'
+  inns "$P-cafe" nft 'add table ip out; add chain ip out post { type nat hook postrouting priority 100; }; add rule ip out post oif up0 masquerade'
+}
+port_at() { local ns; for ns in "$R" "$P-cafe"; do [[ -e /run/netns/$ns ]] && ip -n "$ns" link show "lan-$1" >/dev/null 2>&1 && { echo "$ns"; return; }; done; die "no port of $1"; }
+lan_plug() { # lan_plug NODE NAMESPACE: its cable ends at that network's switch, and it starts there as a device does
+  local n=$1 at; at=$(port_at "$n")
+  [[ $at != "$2" ]] || return 0
+  ip -n "$P-$n" link set eth0 down
+  ip -n "$at" link set "lan-$n" nomaster
+  ip -n "$at" link set "lan-$n" netns "$2"
+  ip -n "$2" link set "lan-$n" master br0
+  ip -n "$2" link set "lan-$n" up
+  ip -n "$P-$n" link set eth0 up
+  ip -n "$P-$n" route replace default via 10.77.0.1
+}
+lan_move() { # lan_move NODE LAST: another address, as after a new lease
+  ip -n "$P-$1" addr flush dev eth0 scope global
+  ip -n "$P-$1" addr add "10.77.0.$2/24" dev eth0
+  ip -n "$P-$1" route replace default via 10.77.0.1
+}
+lan() {
+  local n=$2; node_index "$n" >/dev/null
+  case $1 in
+    cut) ip -n "$(port_at "$n")" link set "lan-$n" down ;;
+    mend) ip -n "$(port_at "$n")" link set "lan-$n" up ;;
+    apart) inns "$R" bridge link set dev "lan-$n" isolated on ;;
+    together) inns "$R" bridge link set dev "lan-$n" isolated off ;;
+    move) lan_move "$n" "$3" ;;
+    cafe) cafe_up; lan_plug "$n" "$P-cafe" ;;
+    home) lan_plug "$n" "$R" ;;
+    *) die "lan $1?" ;;
+  esac
+}
+lan_heal() {
+  local n=$1
+  lan home "$n"; lan mend "$n"; lan together "$n"
+  ip -n "$P-$n" -o -4 addr show dev eth0 | grep -q "10.77.0.$(node_index "$n")/" || lan move "$n" "$(node_index "$n")"
+  relayed off "$n"
+}
+# Tunnels between nodes find no direct way: nothing from or to a neighbour's tailscaled arrives here.
+relayed() { # relayed on|off NODE
+  case $1 in
+    on) inns "$P-$2" nft 'add table inet labrelay; add chain inet labrelay in { type filter hook input priority -300; policy accept; };
+          flush table inet labrelay; add rule inet labrelay in iif eth0 ip saddr 10.77.0.0/24 udp dport 41641 drop;
+          add rule inet labrelay in iif eth0 ip6 saddr fe80::/10 udp dport 41641 drop' ;;
+    off) inns "$P-$2" nft delete table inet labrelay 2>/dev/null || true ;;
+    *) die "relayed $1?" ;;
+  esac
+}
+
 net_down() { # everything still inside the namespaces was started by the lab
   local ns p
   for ns in /run/netns/"$P"-*; do
