@@ -11,6 +11,7 @@ use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tailherd::demo::tailscaled::{Owner, Tailnet, Tailscaled};
+use tailherd::types::Wall;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, UnixStream};
 use tokio::time::timeout;
@@ -317,16 +318,192 @@ async fn the_bus_rings_on_changes_only() {
     assert!(next().await.unwrap()["PeersChanged"].is_array());
 }
 
+/// The first message of the bus under this mask.
+async fn first(node: &Tailscaled, mask: u64) -> Value {
+    let target = format!("watch-ipn-bus?mask={mask}");
+    let mut bus = ask(node.socket(), "GET", &target, &[]).await.unwrap().into_body();
+    let frame = timeout(SOON, bus.frame()).await.unwrap().unwrap().unwrap();
+    serde_json::from_slice(&frame.into_data().unwrap()).unwrap()
+}
+
+fn peer(status: &Value, name: &str) -> Value {
+    let mut peers = status["Peer"].as_object().unwrap().values();
+    peers.find(|p| p["HostName"] == name).unwrap().clone()
+}
+
+#[tokio::test]
+async fn the_bus_tells_the_packet_filter_once() {
+    let (net, laptop, gpu, nas) = three().await;
+    net.grant("laptop", "gpu", "tailherd.dev/cap/use", vec![json!({"models": ["*"]})]);
+    let real = recorded("bus-initial-mask-8.jsonl");
+    fits(&first(&nas, 8).await, &real, "notify");
+    let told = first(&gpu, 8).await;
+    assert!(told["State"].is_null() && told["SelfChange"]["StableID"] == "2");
+    let open = &told["NetMap"]["PacketFilter"];
+    fits(open, &real["NetMap"]["PacketFilter"], "filter");
+    assert_eq!(open[0]["Srcs"][0], "100.64.0.0/10");
+    let cap = &open[1]["Caps"][0];
+    assert_eq!((&open[1]["Dsts"], &cap["Dst"]), (&json!([]), &json!("100.64.0.2/32")));
+
+    net.policy("laptop", "gpu", false);
+    let shut = first(&gpu, 8).await["NetMap"]["PacketFilter"].clone();
+    let nas: Vec<String> = nas.addrs().iter().map(|a| a.to_string()).collect();
+    assert_eq!(shut[0]["Srcs"], json!([format!("{}/32", nas[0]), format!("{}/128", nas[1])]));
+    let whole = json!({"Net": "100.64.0.2/32", "Ports": {"First": 0, "Last": 65535}});
+    assert_eq!(shut[0]["Dsts"][0], whole);
+    let other = first(&laptop, 8).await["NetMap"]["PacketFilter"].clone();
+    assert_eq!(other[0]["Srcs"][0], "100.64.0.0/10", "one way only");
+    net.policy("nas", "gpu", false);
+    net.grant("laptop", "gpu", "tailherd.dev/cap/use", vec![]);
+    assert_eq!(first(&gpu, 8).await["NetMap"]["PacketFilter"], json!([]));
+
+    net.coordinator(false);
+    net.policy("laptop", "gpu", true);
+    assert_eq!(first(&gpu, 8).await["NetMap"]["PacketFilter"], json!([]), "not heard of");
+    gpu.restart(false).unwrap();
+    assert!(first(&gpu, 10).await["NetMap"].is_null());
+}
+
+#[tokio::test]
+async fn a_key_expires_without_a_coordinator_and_takes_the_tunnels_along() {
+    let (net, laptop, gpu, _nas) = three().await;
+    gpu.port(11436, Some(program().await));
+    let real = recorded("status-key-expired-coordinator-down.json");
+    let soon = Wall::of(std::time::SystemTime::now()) + Duration::from_secs(3600);
+    net.expires("laptop", Some(soon));
+    let before = status(&laptop).await;
+    assert_eq!(before["BackendState"], "Running");
+    fits(&before, &real, "status");
+    let mut io = dial(&laptop, "100.64.0.2", 11436).await.unwrap();
+    line(&mut io).await;
+    net.coordinator(false);
+    net.expire("laptop");
+    let own = status(&laptop).await;
+    fits(&own, &real, "status");
+    assert_eq!(
+        (&own["BackendState"], &own["Self"]["Online"]),
+        (&json!("NeedsLogin"), &json!(false))
+    );
+    assert!(own["Self"]["Expired"].is_null() && own["Self"]["KeyExpiry"].is_string());
+    let seen = peer(&status(&gpu).await, "laptop");
+    assert_eq!(seen["Expired"], true);
+    let who = json_of(&gpu, "whois?addr=100.64.0.1").await.1;
+    assert_eq!((&who["Node"]["Expired"], &who["Node"]["Key"]), (&json!(true), &seen["PublicKey"]));
+    io.write_all(b"x\n").await.unwrap();
+    assert!(timeout(Duration::from_millis(100), io.read_u8()).await.is_err(), "stands still");
+
+    net.coordinator(true);
+    assert_eq!(status(&laptop).await["BackendState"], "NeedsLogin", "a person has to come");
+    net.renew("laptop");
+    assert_eq!(line(&mut io).await, "x");
+    let renewed = peer(&status(&gpu).await, "laptop");
+    assert!(renewed["Expired"].is_null() && renewed["PublicKey"] != seen["PublicKey"]);
+}
+
+#[tokio::test]
+async fn a_restart_from_a_file_shows_everybody_and_reaches_nobody() {
+    let (net, laptop, gpu, _nas) = three().await;
+    gpu.port(11436, Some(program().await));
+    let silent = async |how: &str| {
+        let target = format!("ping?ip=100.64.0.2&type={how}");
+        let call = ask(laptop.socket(), "POST", &target, &[]);
+        timeout(Duration::from_millis(100), call).await.is_err()
+    };
+    net.coordinator(false);
+    laptop.restart(true).unwrap();
+    let s = status(&laptop).await;
+    assert_eq!((&s["BackendState"], &s["Self"]["Online"]), (&json!("Running"), &json!(false)));
+    assert_eq!(peer(&s, "gpu")["Online"], true);
+    assert_eq!(first(&laptop, 8).await["NetMap"]["Cached"], true);
+    assert!(silent("disco").await && silent("TSMP").await);
+    let call = dial(&laptop, "100.64.0.2", 11436);
+    assert!(timeout(Duration::from_millis(100), call).await.is_err());
+    net.coordinator(true);
+    assert!(!silent("disco").await && dial(&laptop, "100.64.0.2", 11436).await.is_ok());
+
+    laptop.tunnels(false);
+    let s = status(&laptop).await;
+    assert_eq!((&s["BackendState"], &s["Self"]["Online"]), (&json!("Running"), &json!(true)));
+    assert!(silent("disco").await);
+    laptop.tunnels(true);
+    assert!(!silent("disco").await);
+
+    net.coordinator(false);
+    laptop.restart(false).unwrap();
+    assert_eq!(status(&laptop).await["BackendState"], "NoState");
+    let pong = json_of(&laptop, "ping?ip=100.64.0.2&type=disco").await.1;
+    fits(&pong, &recorded("ping-tsmp.json"), "ping");
+    assert_eq!(pong["Err"], "no matching peer");
+    net.coordinator(true);
+    assert_eq!(status(&laptop).await["BackendState"], "Running", "by itself");
+}
+
+#[tokio::test]
+async fn a_stop_keeps_the_tailnet_a_logout_forgets_it() {
+    let (net, laptop, gpu, _nas) = three().await;
+    laptop.backend("Stopped");
+    let prefs = json_of(&laptop, "prefs").await.1;
+    assert_eq!((&prefs["WantRunning"], &prefs["LoggedOut"]), (&json!(false), &json!(false)));
+    assert_eq!(status(&laptop).await["CurrentTailnet"]["Name"], "demo.example");
+    laptop.backend("Running");
+    laptop.logout();
+    let prefs = json_of(&laptop, "prefs").await.1;
+    fits(&prefs, &recorded("prefs.json"), "prefs");
+    assert_eq!((&prefs["ControlURL"], &prefs["LoggedOut"]), (&json!(""), &json!(true)));
+    let s = status(&laptop).await;
+    assert_eq!(s["BackendState"], "NeedsLogin");
+    assert!(s["CurrentTailnet"].is_null() && s["Peer"].is_null());
+    assert!(peer(&status(&gpu).await, "laptop")["Expired"].is_null(), "its key lives on");
+    laptop.login();
+    assert_eq!(status(&laptop).await["BackendState"], "Running");
+    net.remove("laptop");
+    assert_eq!(status(&laptop).await["BackendState"], "NeedsLogin");
+
+    gpu.exit_node(Some(false));
+    let prefs = json_of(&gpu, "prefs").await.1;
+    fits(&prefs, &recorded("prefs.json"), "prefs");
+    assert_eq!(
+        (&prefs["ExitNodeID"], &prefs["ExitNodeAllowLANAccess"]),
+        (&json!("99"), &json!(false))
+    );
+}
+
+#[tokio::test]
+async fn tunnels_on_one_local_network_go_straight() {
+    let (net, laptop, gpu, nas) = three().await;
+    let at = |node: &Tailscaled, network: u64, addr: &str| {
+        node.link(Some((network, addr.parse().unwrap())));
+    };
+    at(&laptop, 7, "10.99.0.11");
+    at(&gpu, 7, "10.99.0.12");
+    at(&nas, 8, "10.99.0.13");
+    let s = status(&laptop).await;
+    fits(&s, &recorded("status-running.json"), "status");
+    assert_eq!(peer(&s, "gpu")["CurAddr"], "10.99.0.12:41641");
+    assert_eq!(peer(&s, "nas")["CurAddr"], "", "over the relay");
+    let pong = json_of(&laptop, "ping?ip=100.64.0.2&type=disco").await.1;
+    assert_eq!((&pong["Endpoint"], &pong["DERPRegionID"]), (&json!("10.99.0.12:41641"), &json!(0)));
+    let endpoints = async || {
+        let who = json_of(&laptop, "whois?addr=100.64.0.2").await.1;
+        fits(&who, &recorded("whois-tagged-node.json"), "whois");
+        who["Node"]["Endpoints"].clone()
+    };
+    assert_eq!(endpoints().await, json!(["10.99.0.12:41641"]));
+    net.coordinator(false);
+    at(&gpu, 7, "10.99.0.52");
+    assert_eq!(peer(&status(&laptop).await, "gpu")["CurAddr"], "10.99.0.52:41641");
+    assert_eq!(endpoints().await, json!(["10.99.0.12:41641"]), "nobody tells");
+    gpu.kill();
+    assert_eq!(peer(&status(&laptop).await, "gpu")["CurAddr"], "");
+}
+
 #[tokio::test]
 async fn nodes_of_other_tailnets_are_listed_as_such() {
     let (net, laptop, ..) = three().await;
     net.share_in("theirs", Owner::user("other@example.org"), "other.example");
     net.route("gpu", "10.0.0.0/8");
     let s = status(&laptop).await;
-    let peer = |name: &str| {
-        s["Peer"].as_object().unwrap().values().find(|p| p["HostName"] == name).unwrap().clone()
-    };
-    assert_eq!(peer("theirs")["DNSName"], "theirs.other.example.");
-    assert_eq!(peer("theirs")["ShareeNode"], true);
-    assert_eq!(peer("gpu")["AllowedIPs"][2], "10.0.0.0/8");
+    assert_eq!(peer(&s, "theirs")["DNSName"], "theirs.other.example.");
+    assert_eq!(peer(&s, "theirs")["ShareeNode"], true);
+    assert_eq!(peer(&s, "gpu")["AllowedIPs"][2], "10.0.0.0/8");
 }

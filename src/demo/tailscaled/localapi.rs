@@ -139,7 +139,7 @@ async fn whois(shared: &Shared, number: NodeNumber, addr: &str) -> Response<Body
         Some(peer) => netmap.nodes.get(&peer),
         None => netmap.by_ip(ip),
     };
-    match of.filter(|_| daemon.is_some_and(|d| d.state == "Running")) {
+    match of.filter(|_| state.running(number)) {
         Some(of) => reply(&json::whois(&state, of, number)),
         None => text(404, "no match for IP:port"),
     }
@@ -147,15 +147,19 @@ async fn whois(shared: &Shared, number: NodeNumber, addr: &str) -> Response<Body
 
 /// Answers as soon as the peer does, whatever the policy says of ports: pings pass it.
 async fn ping(shared: &Shared, number: NodeNumber, ip: &str) -> Response<Body> {
+    if let Some(d) = shared.state.lock().daemons.get_mut(&number) {
+        d.asked.pings += 1;
+    }
     let mut changed = shared.changed.subscribe();
     loop {
         {
             let state = shared.state.lock();
             let node = ip.parse().ok().and_then(|ip| state.netmap().by_ip(ip));
-            let Some(node) = node else { return text(500, "no matching peer") };
-            let awake = |n| state.running(n) && state.daemons.get(&n).is_some_and(|d| !d.asleep);
-            if awake(node.number) && awake(number) {
-                return reply(&json::pong(node, ip));
+            let Some(node) = node.filter(|_| state.seen_by(number).is_some()) else {
+                return reply(&json::nobody(ip));
+            };
+            if state.answers(number, node.number) {
+                return reply(&json::pong(&state, node, number, ip));
             }
         }
         if changed.changed().await.is_err() {
@@ -166,7 +170,7 @@ async fn ping(shared: &Shared, number: NodeNumber, ip: &str) -> Response<Body> {
 
 /// Held open; says something whenever the coordinator's list changes.
 fn bus(shared: &Shared, number: NodeNumber, mask: u64) -> Response<Body> {
-    let first = (mask & 2 != 0).then(|| json::first_notice(&shared.state.lock(), number));
+    let first = (mask & 10 != 0).then(|| json::first_notice(&shared.state.lock(), number, mask));
     let rings = futures_util::stream::unfold(
         (shared.bell.subscribe(), shared.state.clone()),
         |(mut bell, state)| async move {

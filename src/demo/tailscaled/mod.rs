@@ -6,6 +6,7 @@
 //! owns which node, which program listens behind which port, what breaks. What comes out: the
 //! JSON recorded from tailscaled 1.102.5. It never opens a socket off this machine.
 
+mod daemon;
 mod dial;
 mod json;
 mod localapi;
@@ -13,19 +14,17 @@ mod state;
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::SystemTime;
 
 use parking_lot::Mutex;
 use serde_json::Value;
-use tempfile::TempDir;
-use tokio::net::UnixListener;
 use tokio::sync::watch;
 
 use self::state::{Daemon, Netmap, NodeEntry, State};
+use crate::types::Wall;
 
+pub use self::daemon::Tailscaled;
 pub use self::state::{Asked, NodeNumber, Owner};
 
 /// A stand-in tailnet: what its coordinator knows.
@@ -78,15 +77,7 @@ impl Tailnet {
 
     /// Adds a node and starts its daemon.
     pub async fn join(&self, name: &str, owner: Owner) -> io::Result<Tailscaled> {
-        let number = self.enter(name, owner, None);
-        let private = std::os::unix::fs::PermissionsExt::from_mode(0o700);
-        let folder =
-            tempfile::Builder::new().prefix("tailherd-demo-").permissions(private).tempdir()?;
-        let socket = folder.path().join("tailscaled.sock");
-        let stop = open(&self.shared, number, &socket)?;
-        let daemon =
-            Tailscaled { tailnet: self.clone(), number, socket, stop: Mutex::new(stop), folder };
-        Ok(daemon)
+        Tailscaled::begin(self, self.enter(name, owner, None))
     }
 
     /// Adds a node of another tailnet that was shared into this one. It has no daemon here:
@@ -100,6 +91,15 @@ impl Tailnet {
     pub fn coordinator(&self, up: bool) {
         let mut state = self.shared.state.lock();
         state.frozen = if up { None } else { Some(state.netmap().clone()) };
+        // Daemons that started without it hear of their peers now, and their peers of them.
+        for daemon in state.daemons.values_mut().filter(|_| up) {
+            if daemon.state == "NoState" {
+                daemon.state = "Running";
+            }
+            if std::mem::take(&mut daemon.cached) {
+                daemon.deaf = false;
+            }
+        }
         drop(state);
         self.shared.changed.send_modify(|n| *n += 1);
         if up {
@@ -110,6 +110,31 @@ impl Tailnet {
     /// Removes a node from the tailnet.
     pub fn remove(&self, name: &str) {
         self.edit(|map| map.nodes.retain(|_, n| n.name != name));
+    }
+
+    /// Says when a node's key expires; its own daemon then wants a login, and no packet to or
+    /// from it comes through, coordinator or not.
+    pub fn expires(&self, name: &str, at: Option<Wall>) {
+        self.edit_all(|map| {
+            for node in map.nodes.values_mut().filter(|n| n.name == name) {
+                node.expires = at;
+            }
+        });
+    }
+
+    /// Lets a node's key expire now.
+    pub fn expire(&self, name: &str) {
+        self.expires(name, Some(Wall::of(SystemTime::now())));
+    }
+
+    /// Gives a node a new key that does not expire, as a new login does.
+    pub fn renew(&self, name: &str) {
+        self.edit(|map| {
+            for node in map.nodes.values_mut().filter(|n| n.name == name) {
+                node.renewed += 1;
+                node.expires = None;
+            }
+        });
     }
 
     /// Says what the coordinator believes of a node's presence.
@@ -162,6 +187,17 @@ impl Tailnet {
         self.shared.ring();
     }
 
+    /// A change that needs no coordinator to be seen.
+    fn edit_all(&self, change: impl Fn(&mut Netmap)) {
+        let mut state = self.shared.state.lock();
+        change(&mut state.live);
+        if let Some(frozen) = &mut state.frozen {
+            change(frozen);
+        }
+        drop(state);
+        self.shared.ring();
+    }
+
     fn enter(&self, name: &str, owner: Owner, shared_from: Option<&str>) -> NodeNumber {
         let mut state = self.shared.state.lock();
         let number = state.next;
@@ -183,6 +219,9 @@ impl Tailnet {
             online: true,
             created: format!("2026-11-21T06:40:{:02}.84148595Z", number % 60),
             routes: Vec::new(),
+            renewed: 0,
+            expires: None,
+            endpoints: Vec::new(),
         };
         state.live.nodes.insert(number, entry);
         state.daemons.insert(number, Daemon::default());
@@ -195,140 +234,4 @@ impl Tailnet {
 fn pair(map: &Netmap, from: &str, to: &str) -> Option<(NodeNumber, NodeNumber)> {
     let number = |name: &str| map.nodes.values().find(|n| n.name == name).map(|n| n.number);
     Some((number(from)?, number(to)?))
-}
-
-fn open(
-    shared: &Arc<Shared>,
-    number: NodeNumber,
-    socket: &Path,
-) -> io::Result<watch::Sender<bool>> {
-    let listener = UnixListener::bind(socket)?;
-    let (stop, stopped) = watch::channel(false);
-    tokio::spawn(localapi::accept(shared.clone(), number, listener, stopped));
-    Ok(stop)
-}
-
-/// The stand-in daemon of one node. Dropped, it goes down.
-#[derive(Debug)]
-pub struct Tailscaled {
-    tailnet: Tailnet,
-    number: NodeNumber,
-    socket: PathBuf,
-    stop: Mutex<watch::Sender<bool>>,
-    folder: TempDir,
-}
-
-impl Tailscaled {
-    /// Where its LocalAPI is.
-    pub fn socket(&self) -> &Path {
-        &self.socket
-    }
-
-    /// The private folder of the socket (0700).
-    pub fn folder(&self) -> &Path {
-        self.folder.path()
-    }
-
-    /// The node's number.
-    pub fn number(&self) -> NodeNumber {
-        self.number
-    }
-
-    /// The node's tailnet addresses, IPv4 first.
-    pub fn addrs(&self) -> Vec<IpAddr> {
-        let state = self.tailnet.shared.state.lock();
-        let node = state.live.nodes.get(&self.number);
-        node.map_or_else(Vec::new, |n| vec![n.v4().into(), n.v6().into()])
-    }
-
-    /// Connections to this tailnet port go to that program on this machine; `None` = nobody
-    /// listens there any more.
-    pub fn port(&self, port: u16, program: Option<SocketAddr>) {
-        self.edit(|d| match program {
-            Some(addr) => drop(d.ports.insert(port, addr)),
-            None => drop(d.ports.remove(&port)),
-        });
-        self.tailnet.shared.changed.send_modify(|n| *n += 1);
-    }
-
-    /// Whether a connection from this address was opened by this daemon for a peer. It is the
-    /// daemon's own descriptor, and so true before WhoIs knows whose it is.
-    pub fn owns(&self, source: SocketAddr) -> bool {
-        let state = self.tailnet.shared.state.lock();
-        state.daemons.get(&self.number).is_some_and(|d| d.sockets.contains(&source))
-    }
-
-    /// Kills the process: the socket file stays and refuses, every connection through it ends.
-    pub fn kill(&self) {
-        self.edit(|d| d.up = false);
-        self.stop.lock().send_replace(true);
-        self.tailnet.shared.changed.send_modify(|n| *n += 1);
-    }
-
-    /// Starts the process again. Without a coordinator it knows nothing: `NoState`.
-    pub fn start(&self) -> io::Result<()> {
-        std::fs::remove_file(&self.socket)?;
-        let known = self.tailnet.shared.state.lock().coordinator();
-        self.edit(|d| {
-            d.up = true;
-            d.state = if known { "Running" } else { "NoState" };
-        });
-        *self.stop.lock() = open(&self.tailnet.shared, self.number, &self.socket)?;
-        self.tailnet.shared.ring();
-        Ok(())
-    }
-
-    /// Sets `BackendState` (`Running`, `Stopped`, `NeedsLogin`, `Starting`, `NoState`).
-    pub fn backend(&self, state: &'static str) {
-        self.edit(|d| d.state = state);
-        self.tailnet.shared.ring();
-    }
-
-    /// Says what `TUN` is in its status; `None` leaves the field out.
-    pub fn tun(&self, tun: Option<bool>) {
-        self.edit(|d| d.tun = tun);
-        self.tailnet.shared.ring();
-    }
-
-    /// Puts the machine to sleep: connections to and from it stand still, nothing is refused.
-    pub fn asleep(&self, asleep: bool) {
-        self.edit(|d| d.asleep = asleep);
-        self.tailnet.shared.changed.send_modify(|n| *n += 1);
-    }
-
-    /// WhoIs never answers.
-    pub fn whois_hangs(&self, hangs: bool) {
-        self.edit(|d| d.whois_hangs = hangs);
-    }
-
-    /// For so long after a connection was forwarded here, WhoIs says 404 for it.
-    pub fn whois_lag(&self, lag: Duration) {
-        self.edit(|d| d.whois_lag = lag);
-    }
-
-    /// What `serve-config` answers.
-    pub fn serve(&self, config: Value) {
-        self.edit(|d| d.serve = config);
-    }
-
-    /// What it was asked so far.
-    pub fn asked(&self) -> Asked {
-        self.tailnet
-            .shared
-            .state
-            .lock()
-            .daemons
-            .get(&self.number)
-            .map_or_else(Asked::default, |d| d.asked)
-    }
-
-    fn edit(&self, change: impl FnOnce(&mut Daemon)) {
-        change(self.tailnet.shared.state.lock().daemons.entry(self.number).or_default());
-    }
-}
-
-impl Drop for Tailscaled {
-    fn drop(&mut self) {
-        self.kill();
-    }
 }

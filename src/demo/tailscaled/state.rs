@@ -2,8 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::SystemTime;
 
 use serde_json::Value;
+
+use crate::types::Wall;
 
 /// A node's number: its `NodeID`, and its stable id as text (Headscale has both the same).
 pub type NodeNumber = u64;
@@ -43,6 +46,12 @@ pub(super) struct NodeEntry {
     pub(super) online: bool,
     pub(super) created: String,
     pub(super) routes: Vec<String>,
+    /// How often its node key was made anew.
+    pub(super) renewed: u64,
+    /// When its node key expires.
+    pub(super) expires: Option<Wall>,
+    /// Where its tunnel can be reached on its local network.
+    pub(super) endpoints: Vec<SocketAddr>,
 }
 
 impl NodeEntry {
@@ -55,6 +64,12 @@ impl NodeEntry {
         let [.., hi, lo] = self.number.to_be_bytes();
         let last = u16::from_be_bytes([hi, lo]);
         Ipv6Addr::new(0xfd7a, 0x115c, 0xa1e0, 0, 0, 0, 0, last)
+    }
+
+    /// Whether its key has expired: its own daemon and all others see it at once, coordinator
+    /// or not.
+    pub(super) fn expired(&self) -> bool {
+        self.expires.is_some_and(|at| at <= Wall::of(SystemTime::now()))
     }
 
     pub(super) fn has(&self, ip: IpAddr) -> bool {
@@ -72,6 +87,9 @@ pub(super) struct Netmap {
     /// What (from) may do on (to), by capability.
     pub(super) grants: BTreeMap<(NodeNumber, NodeNumber), BTreeMap<String, Vec<Value>>>,
 }
+
+/// The port tunnels come in at.
+pub(super) const TUNNEL_PORT: u16 = 41641;
 
 /// The user id Tailscale gives every tagged node.
 pub(super) const TAGGED: i64 = 2_147_455_555;
@@ -101,6 +119,16 @@ pub(super) struct Daemon {
     pub(super) state: &'static str,
     /// `TUN` in its status; `None` = the field is missing.
     pub(super) tun: Option<bool>,
+    /// Whether its list came from a file, because it started without a coordinator.
+    pub(super) cached: bool,
+    /// Whether its user logged out: the daemon has forgotten the tailnet, not only lost it.
+    pub(super) logged_out: bool,
+    /// Whether every packet to and from it is lost, whatever its state says.
+    pub(super) deaf: bool,
+    /// Whether it uses an exit node, and if so, whether that leaves the local network alone.
+    pub(super) exit_node: Option<bool>,
+    /// Its place on a local network: which one, and its address there.
+    pub(super) link: Option<(u64, IpAddr)>,
     /// Whether its machine sleeps: nothing comes through, nothing is refused.
     pub(super) asleep: bool,
     /// Which program listens behind which tailnet port.
@@ -124,6 +152,8 @@ pub struct Asked {
     pub whois: u64,
     /// `dial`.
     pub dials: u64,
+    /// `ping`.
+    pub pings: u64,
     /// Connections from other nodes that arrived here, or were refused here.
     pub arrivals: u64,
 }
@@ -134,6 +164,11 @@ impl Default for Daemon {
             up: true,
             state: "Running",
             tun: Some(false),
+            cached: false,
+            logged_out: false,
+            deaf: false,
+            exit_node: None,
+            link: None,
             asleep: false,
             ports: BTreeMap::new(),
             forwarded: BTreeMap::new(),
@@ -181,9 +216,26 @@ impl State {
         self.frozen.as_ref().unwrap_or(&self.live)
     }
 
+    /// `BackendState` of a node's daemon.
+    pub(super) fn backend(&self, number: NodeNumber) -> &'static str {
+        let Some(daemon) = self.daemons.get(&number) else { return "NoState" };
+        let refused = self.netmap().nodes.get(&number).is_none_or(NodeEntry::expired);
+        match daemon.state {
+            "Running" if refused => "NeedsLogin",
+            state => state,
+        }
+    }
+
     pub(super) fn running(&self, number: NodeNumber) -> bool {
-        self.daemons.get(&number).is_some_and(|d| d.up && d.state == "Running")
-            && self.netmap().nodes.contains_key(&number)
+        self.daemons.get(&number).is_some_and(|d| d.up) && self.backend(number) == "Running"
+    }
+
+    /// What a node's daemon knows of the tailnet: nothing if it started without a coordinator
+    /// and without a file, or if its user logged out.
+    pub(super) fn seen_by(&self, number: NodeNumber) -> Option<&NodeEntry> {
+        let daemon = self.daemons.get(&number)?;
+        let knows = daemon.state != "NoState" && !daemon.logged_out;
+        self.netmap().nodes.get(&number).filter(|_| knows)
     }
 
     pub(super) fn reach(&self, from: NodeNumber, ip: IpAddr, port: u16) -> (Reach, NodeNumber) {
@@ -197,13 +249,22 @@ impl State {
         (port.map_or(Reach::Refused, |addr| Reach::Open(*addr)), to)
     }
 
-    /// Whether packets between two nodes come through.
+    /// Whether packets between two nodes come through, whatever the policy says of ports.
+    pub(super) fn answers(&self, from: NodeNumber, to: NodeNumber) -> bool {
+        let awake = |n| self.daemons.get(&n).is_some_and(|d| !d.asleep && !d.deaf);
+        self.running(from) && self.running(to) && awake(from) && awake(to)
+    }
+
+    /// Whether connections from one node to another come through.
     pub(super) fn passes(&self, from: NodeNumber, to: NodeNumber) -> bool {
-        let awake = |n| self.daemons.get(&n).is_some_and(|d| !d.asleep);
-        self.running(from)
-            && self.running(to)
-            && awake(from)
-            && awake(to)
-            && !self.netmap().closed.contains(&(from, to))
+        self.answers(from, to) && !self.netmap().closed.contains(&(from, to))
+    }
+
+    /// Where a node's tunnel to another one goes, if it goes straight over a local network.
+    pub(super) fn direct(&self, from: NodeNumber, to: NodeNumber) -> Option<SocketAddr> {
+        let link = |n| self.daemons.get(&n).and_then(|d| d.link);
+        let ((here, _), (there, addr)) = (link(from)?, link(to)?);
+        (from != to && here == there && self.answers(from, to))
+            .then_some(SocketAddr::new(addr, TUNNEL_PORT))
     }
 }
