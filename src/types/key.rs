@@ -82,6 +82,16 @@ impl<'de> serde::Deserialize<'de> for PublicKey {
     }
 }
 
+/// One key of a node, with the word of the key before it: how a node's keys follow each other.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct ChainLink {
+    /// The key.
+    pub key: PublicKey,
+    /// What the key before it signed for it, as base64url; empty for the oldest of a chain.
+    #[serde(default)]
+    pub signed: String,
+}
+
 /// A time of day: whole seconds since 1970. What has to outlive a restart is counted in it;
 /// it may jump, so nothing else is.
 #[derive(

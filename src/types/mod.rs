@@ -18,7 +18,7 @@ mod timing;
 
 pub use api::{Api, ApiSet, Op};
 pub use engine::{Capabilities, Digest, EndpointId, EngineKind, LoadKey, LoadedState};
-pub use key::{KeyError, PublicKey, Wall};
+pub use key::{ChainLink, KeyError, PublicKey, Wall};
 pub use moment::Moment;
 pub use name::{ModelKey, NameError, NodeName, RequestedModel, Source};
 pub use node::{ControlId, NodeId, NodeKind, Principal};

@@ -85,6 +85,26 @@ pub struct Timing {
     pub drain: Duration,
     /// How often the saved state is written when it changed.
     pub save: Duration,
+    /// How often a peer is asked over the tailnet for its key again, while nothing has changed:
+    /// a pin's age is counted from the last time.
+    pub hello: Duration,
+    /// First wait before a hello that failed is tried again; doubled up to [`Timing::hello`].
+    pub hello_retry: Duration,
+    /// Limit of one hello and of one meeting, from the first byte to the answer.
+    pub hello_limit: Duration,
+    /// How often a pinned peer is met on the local network while the tailnet reaches it.
+    pub meet: Duration,
+    /// How often while the tailnet does not.
+    pub meet_dead: Duration,
+    /// Limit of the ping by which we learn whether a caller on the local network could use the
+    /// tailnet.
+    pub lan_ping: Duration,
+    /// How long the answer to that ping holds.
+    pub lan_ping_kept: Duration,
+    /// Limit of a TLS handshake with somebody who has not shown a key yet.
+    pub handshake: Duration,
+    /// How soon a connection ends whose pin has died.
+    pub pin_dead: Duration,
 }
 
 impl Default for Timing {
@@ -128,6 +148,15 @@ impl Default for Timing {
             tailnet_silence: s(22),
             drain: s(30),
             save: s(5),
+            hello: s(600),
+            hello_retry: s(15),
+            hello_limit: s(10),
+            meet: s(20),
+            meet_dead: s(2),
+            lan_ping: ms(1500),
+            lan_ping_kept: s(5),
+            handshake: s(5),
+            pin_dead: s(1),
         }
     }
 }
@@ -157,6 +186,15 @@ impl Timing {
             tailnet_silence: ms(1500),
             save: ms(200),
             drain: ms(2000),
+            hello: ms(2000),
+            hello_retry: ms(200),
+            hello_limit: ms(2000),
+            meet: ms(400),
+            meet_dead: ms(150),
+            lan_ping: ms(300),
+            lan_ping_kept: ms(300),
+            handshake: ms(1000),
+            pin_dead: ms(200),
             ..Timing::default()
         }
     }
