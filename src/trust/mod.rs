@@ -6,8 +6,12 @@
 //! itself is ever looked at.
 
 mod grant;
+pub mod keys;
 pub mod policy;
 mod send;
+pub mod store;
+pub mod tag;
+pub mod tls;
 mod who;
 
 #[cfg(test)]
