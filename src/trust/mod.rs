@@ -5,8 +5,16 @@
 //! not. Nothing here asks the network anything, and nothing a caller or a peer says about
 //! itself is ever looked at.
 
+mod book;
+pub mod filter;
 mod grant;
+mod handle;
+mod hello;
+mod judge;
 pub mod keys;
+mod netmap;
+pub mod networks;
+mod pins;
 pub mod policy;
 mod send;
 pub mod store;
@@ -17,6 +25,14 @@ mod who;
 #[cfg(test)]
 mod tests;
 
+pub use book::HeldFilter;
+pub use filter::Filter;
+pub use handle::{Trust, View};
+pub use hello::{Heard, Hello, HelloRefused, PinError};
+pub use judge::Verdict;
+pub use netmap::{ListedPeer, Netmap};
+pub use networks::Networks;
+pub use pins::{Bounds, ByHand, Changed, Gone, Own, Pin, PinState, Step, What, Why};
 pub use policy::{Access, Granted, Limits, Rule};
 pub use send::{Refused, SendGrant, SendTo};
 pub use who::{Me, Subject, Tailnet};

@@ -195,6 +195,13 @@ impl NodeName {
     }
 }
 
+impl<'de> serde::Deserialize<'de> for NodeName {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<NodeName, D::Error> {
+        let text = String::deserialize(from)?;
+        NodeName::parse(&text).ok_or_else(|| serde::de::Error::custom("not a name of a node"))
+    }
+}
+
 impl fmt::Display for NodeName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)

@@ -70,7 +70,10 @@ impl NodeKind {
 }
 
 /// On whose behalf a node acts: its owner or its tags, never both.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(
+    Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
+)]
+#[serde(rename_all = "camelCase")]
 pub enum Principal {
     /// A node that belongs to a person.
     User {

@@ -1,0 +1,152 @@
+//! Everything that is remembered of one tailnet: its pins, its last packet filter, this node's
+//! own place in it, and how late it was when last looked.
+//!
+//! Plain values and the clock's standing; `hello` and `netmap` change them, `handle` keeps them.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::filter::Filter;
+use super::netmap::is_same_machine;
+use super::pins::{Bounds, Own, Pin};
+use crate::api::hello::Departed;
+use crate::types::{ControlId, NodeId, PublicKey, Wall};
+
+/// How far a clock may run backwards before ages mean nothing any more.
+const SET_BACK: Duration = Duration::from_secs(600);
+
+/// A packet filter, and how old it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HeldFilter {
+    /// The filter.
+    pub filter: Filter,
+    /// When the daemon last showed it.
+    pub heard: Wall,
+    /// When it last became another.
+    pub changed: Wall,
+}
+
+/// What is remembered of one tailnet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Book {
+    pub(super) control: ControlId,
+    pub(super) control_url: String,
+    pub(super) own: Own,
+    pub(super) people: Option<usize>,
+    pub(super) pins: Vec<Pin>,
+    pub(super) removed: Vec<Departed>,
+    pub(super) filter: Option<HeldFilter>,
+    /// The latest time of day that was seen.
+    pub(super) wall: Wall,
+    /// Whether ages may be believed: false after the clock was set back.
+    pub(super) clock_ok: bool,
+    #[serde(skip)]
+    pub(super) bounds: Bounds,
+    /// Whether the coordinator was there when the list was last read.
+    #[serde(skip)]
+    pub(super) online: bool,
+    /// When the list was last read with the coordinator there.
+    #[serde(skip)]
+    pub(super) looked: Option<Wall>,
+}
+
+impl Book {
+    pub(super) fn new(control: ControlId, own: Own, bounds: Bounds, now: Wall) -> Book {
+        Book {
+            control,
+            control_url: String::new(),
+            own,
+            people: None,
+            pins: Vec::new(),
+            removed: Vec::new(),
+            filter: None,
+            wall: now,
+            clock_ok: true,
+            bounds,
+            online: false,
+            looked: None,
+        }
+    }
+
+    /// Whether what is remembered was learned as another node than `own`: a copied disk, a
+    /// restored backup, a machine that joined anew.
+    pub(super) fn is_of_another(&self, own: &Own) -> bool {
+        !is_same_machine(&self.own, own)
+    }
+
+    /// Takes note of the time.
+    pub(super) fn heed(&mut self, now: Wall) {
+        if is_set_back(now, self.wall) {
+            self.clock_ok = false;
+        } else {
+            self.wall = self.wall.max(now);
+        }
+    }
+
+    /// A hello over the tailnet, with the coordinator there: the time is believed again. What
+    /// was vouched for at a time that has not come yet has no age, so it has to be vouched for
+    /// again.
+    pub(super) fn believe(&mut self, now: Wall) {
+        if self.clock_ok {
+            return;
+        }
+        self.clock_ok = true;
+        self.wall = now;
+        for pin in &mut self.pins {
+            if is_set_back(now, pin.verified) {
+                pin.verified = Wall(1);
+            }
+            pin.reached = pin.reached.filter(|at| !is_set_back(now, *at));
+        }
+    }
+
+    /// Takes in the packet filter as the daemon shows it.
+    pub(super) fn heard_filter(&mut self, filter: Filter, now: Wall) {
+        let before = self.filter.take();
+        let changed = before.filter(|b| b.filter == filter).map_or(now, |b| b.changed);
+        self.filter = Some(HeldFilter { filter, heard: now, changed });
+    }
+
+    /// The node reached this one over the tailnet.
+    pub(super) fn reached(&mut self, node: &NodeId, now: Wall) {
+        if self.online
+            && let Some(pin) = self.pins.iter_mut().find(|p| p.node == *node)
+        {
+            pin.reached = Some(now);
+        }
+    }
+
+    /// Makes the marks of time in this older book those of `later`, as far as time alone passed
+    /// between the two and not much of it.
+    pub(super) fn let_time_pass(&mut self, later: &Book, at_most: Duration) {
+        self.looked = later.looked;
+        self.online = later.online;
+        if later.wall.since(self.wall) < at_most {
+            self.wall = later.wall;
+        }
+        if let (Some(a), Some(b)) = (&mut self.filter, &later.filter)
+            && b.heard.since(a.heard) < at_most
+        {
+            a.heard = b.heard;
+        }
+    }
+
+    /// The contact longest ago among the pins still in use: no pinned node knows this node by
+    /// a key that was replaced before.
+    pub(super) fn oldest_contact(&self, now: Wall) -> Wall {
+        let live = self.pins.iter().filter(|p| p.ends(&self.bounds) > now);
+        live.map(|p| if p.by_hand.is_some() { p.learned } else { p.verified }).min().unwrap_or(now)
+    }
+
+    pub(super) fn by_key(&self, key: &PublicKey) -> Option<&Pin> {
+        self.pins.iter().find(|p| p.key == *key)
+    }
+}
+
+/// Whether a clock that says `now` was set back since it said `then`.
+pub(super) fn is_set_back(now: Wall, then: Wall) -> bool {
+    now + SET_BACK < then
+}

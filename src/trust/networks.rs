@@ -1,0 +1,174 @@
+//! Local networks that are known: where this node may show itself at all.
+//!
+//! In: the link address of a network's gateway and its prefix; that a pinned node was met
+//! there, or that a person allows it. Out: whether a network is known. What is kept is a keyed
+//! hash, so that the file does not say where its owner has been.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use ring::hmac;
+use serde::{Deserialize, Serialize};
+
+use super::store;
+use crate::types::Wall;
+
+/// Most networks that are remembered; the one seen longest ago goes first.
+const MOST: usize = 256;
+/// How far a clock may run backwards before a time limit counts as over.
+const SET_BACK: Duration = Duration::from_secs(600);
+/// How old "last seen" may be before it is written again.
+const SEEN: Duration = Duration::from_secs(24 * 3600);
+
+/// The known networks. Clones share them.
+#[derive(Debug, Clone)]
+pub struct Networks(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    file: Option<PathBuf>,
+    kept: Mutex<Kept>,
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+struct Kept {
+    v: u32,
+    salt: String,
+    known: BTreeMap<String, KnownNetwork>,
+}
+
+impl std::fmt::Debug for Kept {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} networks", self.known.len())
+    }
+}
+
+/// A known network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct KnownNetwork {
+    /// How it became known.
+    pub how: How,
+    /// Since when it is.
+    pub since: Wall,
+    /// When it was last seen to be.
+    pub last: Wall,
+    /// Until when; `None` = for good.
+    pub until: Option<Wall>,
+}
+
+/// How a network became known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum How {
+    /// A pinned node was met there, on-link, while the coordinator vouched for it.
+    Met,
+    /// A person allowed it.
+    Allowed,
+}
+
+impl Networks {
+    /// What `folder` remembers, and what a person should hear of.
+    pub fn open(folder: Option<&Path>) -> (Networks, Option<String>) {
+        let file = folder.map(|f| f.join("networks-lan.json"));
+        let (kept, told) = file.as_deref().map_or((None, None), read);
+        let kept = kept.unwrap_or_else(|| Kept {
+            v: 1,
+            salt: format!("{:032x}", rand::random::<u128>()),
+            known: BTreeMap::new(),
+        });
+        (Networks(Arc::new(Shared { file, kept: Mutex::new(kept) })), told)
+    }
+
+    /// The id of the network behind a gateway with this link address, with this prefix
+    /// (`192.168.1.0/24`).
+    pub fn id_of(&self, gateway_link: &str, prefix: &str) -> String {
+        let kept = self.0.kept.lock();
+        let key = hmac::Key::new(hmac::HMAC_SHA256, kept.salt.as_bytes());
+        let text = format!("{}\0{prefix}", gateway_link.to_ascii_lowercase());
+        let tag = hmac::sign(&key, text.as_bytes());
+        tag.as_ref().iter().take(8).fold(String::new(), |hex, b| hex + &format!("{b:02x}"))
+    }
+
+    /// Whether the network is known at `now`.
+    pub fn is_known(&self, id: &str, now: Wall) -> bool {
+        self.0.kept.lock().known.get(id).is_some_and(|n| n.holds(now))
+    }
+
+    /// A pinned node was reached on-link there while the coordinator vouched for it.
+    pub fn learn(&self, id: &str, now: Wall) -> std::io::Result<()> {
+        let mut kept = self.0.kept.lock();
+        match kept.known.get_mut(id) {
+            Some(n) if n.until.is_none() => {
+                if now.since(n.last) < SEEN {
+                    return Ok(());
+                }
+                n.last = now;
+            }
+            _ => kept.put(id, KnownNetwork { how: How::Met, since: now, last: now, until: None }),
+        }
+        self.save(&kept)
+    }
+
+    /// A person allows it, for good or until a time. A network that is known for good stays so.
+    pub fn allow(&self, id: &str, until: Option<Wall>, now: Wall) -> std::io::Result<()> {
+        let mut kept = self.0.kept.lock();
+        if until.is_some() && kept.known.get(id).is_some_and(|n| n.until.is_none()) {
+            return Ok(());
+        }
+        kept.put(id, KnownNetwork { how: How::Allowed, since: now, last: now, until });
+        self.save(&kept)
+    }
+
+    /// A person takes it back. Says whether it was known.
+    pub fn forget(&self, id: &str) -> std::io::Result<bool> {
+        let mut kept = self.0.kept.lock();
+        let was = kept.known.remove(id).is_some();
+        self.save(&kept).map(|()| was)
+    }
+
+    /// All of them, for showing.
+    pub fn list(&self) -> Vec<(String, KnownNetwork)> {
+        self.0.kept.lock().known.iter().map(|(id, n)| (id.clone(), *n)).collect()
+    }
+
+    fn save(&self, kept: &Kept) -> std::io::Result<()> {
+        let Some(file) = &self.0.file else { return Ok(()) };
+        store::write(file, &serde_json::to_vec(kept)?)
+    }
+}
+
+impl KnownNetwork {
+    /// Whether it holds at `now`. What has an end is not made longer by setting the clock back.
+    pub fn holds(&self, now: Wall) -> bool {
+        self.until.is_none_or(|until| now < until && now + SET_BACK >= self.since)
+    }
+}
+
+impl Kept {
+    fn put(&mut self, id: &str, network: KnownNetwork) {
+        self.known.retain(|_, n| n.holds(network.last));
+        while self.known.len() >= MOST {
+            let oldest = self.known.iter().min_by_key(|(_, n)| n.last).map(|(id, _)| id.clone());
+            let Some(oldest) = oldest else { break };
+            self.known.remove(&oldest);
+        }
+        self.known.insert(id.to_owned(), network);
+    }
+}
+
+fn read(file: &Path) -> (Option<Kept>, Option<String>) {
+    let told = |why: String| Some(format!("local networks are not known any more: {why}"));
+    match store::read(file) {
+        Ok(None) => (None, None),
+        Err(why) => (None, told(why.to_string())),
+        Ok(Some(bytes)) => match serde_json::from_slice::<Kept>(&bytes) {
+            Ok(kept) if kept.v == 1 => (Some(kept), None),
+            Ok(kept) => (None, told(format!("{}: version {}", file.display(), kept.v))),
+            Err(error) => (None, told(format!("{}: {error}", file.display()))),
+        },
+    }
+}
