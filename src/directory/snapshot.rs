@@ -133,9 +133,9 @@ impl Node {
     }
 
     /// The paths worth a try, in order: those that live, then those that stand by.
-    pub fn tries(&self) -> Vec<&Arc<Path>> {
+    pub fn tries(&self) -> impl Iterator<Item = &Arc<Path>> {
         let alive = self.paths.iter().filter(|p| p.cell.is_alive());
-        alive.chain(self.paths.iter().filter(|p| p.cell.is_standby())).collect()
+        alive.chain(self.paths.iter().filter(|p| p.cell.is_standby()))
     }
 
     /// Whether requests can get there now.

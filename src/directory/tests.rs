@@ -368,7 +368,7 @@ fn ways(world: &mut World) -> String {
     };
     let paths = &seen.nodes[1].paths;
     assert_eq!(paths.len(), seen.ways[&id("gpu")].len());
-    let tries = seen.nodes[1].tries().into_iter().map(way).collect::<Vec<_>>().join(" ");
+    let tries = seen.nodes[1].tries().map(way).collect::<Vec<_>>().join(" ");
     format!("{} > {tries}", paths.iter().map(way).collect::<Vec<_>>().join(" "))
 }
 

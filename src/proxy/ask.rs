@@ -50,16 +50,17 @@ impl Ask<'_> {
         (**wanted != *self.model.spelling).then(|| Arc::clone(wanted))
     }
 
-    /// The upstream request for one attempt at `offer`.
-    pub(crate) fn request(&self, offer: &Offer, dial: &Dial, target: Target) -> Request<Body> {
-        let prefix = match target {
-            Target::Engine => offer.endpoint.prefix.clone(),
-            Target::Bare => offer.node.paths.first().map(|p| p.prefix.clone()).unwrap_or_default(),
-            _ => Arc::from(""),
-        };
+    /// The upstream request for one attempt at `offer`, by this way.
+    pub(crate) fn request(
+        &self,
+        offer: &Offer,
+        dial: &Dial,
+        prefix: &str,
+        target: Target,
+    ) -> Request<Body> {
         let mut request = Request::new(self.body(offer));
         *request.method_mut() = self.asked.head.method.clone();
-        *request.uri_mut() = upstream_uri(self.asked, &prefix, self.spelling(offer).as_deref());
+        *request.uri_mut() = upstream_uri(self.asked, prefix, self.spelling(offer).as_deref());
         *request.headers_mut() = self.headers(dial, target);
         request
     }

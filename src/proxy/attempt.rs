@@ -4,25 +4,29 @@
 //! first body byte is here) or a [`Fail`] that says whose fault it is, whether another node
 //! may be asked, and whether an engine may have been used. A slow node is never a failed one:
 //! there is no limit on the time to the first byte, only a vigil that its node shows life.
+//!
+//! A try is of a node, not of a path: a way that fails is followed by that node's next one
+//! inside the same try. `x-tailherd-attempts` counts tries, so a change of ways shows there as
+//! nothing; `tailherd_attempts_total` counts each way that failed, with its reason.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response, StatusCode};
+use http::{Response, StatusCode};
 use http_body_util::BodyExt;
-use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::api::headers::{self, Target};
-use crate::api::wire;
-use crate::directory::{Look, Offer, PathCell};
+use crate::directory::{Event, Offer, Path, PathCell};
 use crate::gate;
-use crate::net::{Body, ConnectError, Lease, PooledBody};
-use crate::types::{Dial, NodeId, NodeKind, Op};
+use crate::net::PooledBody;
+use crate::types::{Dial, NodeKind, Op};
 
 use super::Proxy;
 use super::ask::Ask;
 use super::finish::Inflight;
+use super::vigil::vigil;
+use super::way::{self, Ways};
 
 /// Longest upstream error body that is read.
 const ERROR_BODY: usize = 64 * 1024;
@@ -60,6 +64,10 @@ pub(crate) enum Reason {
     Dialect,
     /// A rule or a limit of that node.
     Refused,
+    /// The node serves us over the tailnet, not on this way.
+    UseTailnet,
+    /// The node does not let us in on this way.
+    Policy,
     /// Our own gate's queue is full.
     QueueFull,
     /// The engine says that the request itself is wrong.
@@ -80,6 +88,8 @@ impl Reason {
             Reason::NotFound => "not_found",
             Reason::Dialect => "dialect",
             Reason::Refused => "refused",
+            Reason::UseTailnet => "use_tailnet",
+            Reason::Policy => "policy",
             Reason::QueueFull => "queue_full",
             Reason::Rejected => "rejected",
             Reason::BadAnswer => "bad_answer",
@@ -105,14 +115,19 @@ impl Fail {
         Fail { reason, answer: None, text: text.into(), retry_after: None, refused: None }
     }
 
+    /// Whether the request, or a part of it, had left when it failed.
+    fn was_sent(&self) -> bool {
+        !matches!(self.reason, Reason::Connect | Reason::SlowConnect)
+    }
+
     /// Whether the try may have made an engine work, and so counts against the budget.
     pub(crate) fn used_engine(&self) -> bool {
         matches!(self.reason, Reason::Reset | Reason::Engine | Reason::BadAnswer)
     }
 }
 
-/// Asks one offer. `others` says whether another candidate is left: then a connect that is
-/// late on a path that answered lately gives way to it.
+/// Asks one offer, on one way after the other. `others` says whether another candidate is
+/// left: then a connect that is late on a path that answered lately gives way to it.
 pub(crate) async fn attempt(
     px: &Proxy,
     ask: &Ask<'_>,
@@ -124,48 +139,72 @@ pub(crate) async fn attempt(
     if offer.node.is_this() {
         let ticket = enter_gate(px, ask, offer).await?;
         let waited = px.clock.now().since(started);
-        let target = Target::Engine;
         let dial = &offer.endpoint.dial;
-        let sent = send(px, ask, offer, &offer.node.id, dial, target, None);
-        let (head, first, body) = sent.await?;
+        let to = To { dial, prefix: &offer.endpoint.prefix, target: Target::Engine };
+        let (head, first, body) = send(px, ask, offer, to, None).await?;
         if ask.unload && head.status.is_success() {
             px.gates.of(&offer.endpoint).note_unloaded(offer.weights.as_ref(), &offer.key);
         }
         return Ok(Accepted { head, first, body, inflight, ticket, path: None, started, waited });
     }
-    let path = offer
-        .node
-        .best_path()
-        .or_else(|| offer.node.paths.first())
-        .ok_or_else(|| Fail::new(Reason::Connect, "no path"))?;
-    let target = if offer.node.kind == NodeKind::Rich { Target::Mesh } else { Target::Bare };
-    let lately = path.cell.ok_within(px.timing.recently, px.clock.now());
-    let race = (others && lately).then(|| {
-        path.cell.rtt().map_or(px.timing.connect_race, |rtt| (rtt * 4).max(px.timing.connect_race))
-    });
-    let sent = send(px, ask, offer, &offer.node.id, &path.dial, target, race);
-    let result = tokio::select! {
-        biased;
-        result = sent => result,
-        () = vigil(px, offer, path) => {
-            px.directory.path_lost(&offer.node.id, &path.cell);
-            Err(Fail::new(Reason::Silent, "no sign of life while the answer was awaited"))
-        }
-    };
-    match result {
-        Ok((head, first, body)) => {
-            path.cell.ok(px.clock.now(), None);
-            let path = Some(Arc::clone(&path.cell));
-            let waited = Duration::ZERO;
-            Ok(Accepted { head, first, body, inflight, ticket: None, path, started, waited })
-        }
-        Err(fail) => {
-            match fail.reason {
-                Reason::Connect => px.directory.path_lost(&offer.node.id, &path.cell),
-                Reason::Reset => px.directory.look_at(&offer.node.id, Look::Failed),
-                _ => {}
+    let mut ways = Ways::of(&offer.node);
+    // Ways whose connect was late, to come back to when nothing else is left.
+    let mut late: Vec<&Arc<Path>> = Vec::new();
+    loop {
+        let (path, limit) = match ways.take() {
+            Some(path) if ways.more() || others => (path, way::race(px, path)),
+            taken => match taken.or_else(|| late.pop()) {
+                Some(path) => (path, None),
+                None => return Err(Fail::new(Reason::Connect, "no path")),
+            },
+        };
+        let fail = match on_path(px, ask, offer, path, limit).await {
+            Ok((head, first, body)) => {
+                if path.cell.ok(px.clock.now(), None) {
+                    px.directory.send(Event::Paths(offer.node.id.clone()));
+                }
+                let (path, waited) = (Some(Arc::clone(&path.cell)), Duration::ZERO);
+                let ticket = None;
+                return Ok(Accepted { head, first, body, inflight, ticket, path, started, waited });
             }
-            Err(fail)
+            Err(fail) => fail,
+        };
+        if fail.reason == Reason::SlowConnect {
+            late.push(path);
+        }
+        let another = ways.failed(&px.directory, path, fail.reason)
+            && (!fail.was_sent() || ask.held.replayable());
+        if !another {
+            return Err(fail);
+        }
+        if !ways.more() && (others || late.is_empty()) {
+            // Another candidate comes first, and then perhaps this one again.
+            let slow = || Fail::new(Reason::SlowConnect, fail.text.clone());
+            return Err(if late.is_empty() { fail } else { slow() });
+        }
+        px.metrics.attempt(offer.node.name.as_str(), fail.reason.label());
+        tracing::info!(
+            request_id = %ask.asked.request_id, node = %offer.node.name, path = path.kind.label(),
+            reason = fail.reason.label(), "a way failed before the first byte",
+        );
+    }
+}
+
+/// Asks on one way, for as long as the node shows life there.
+async fn on_path(
+    px: &Proxy,
+    ask: &Ask<'_>,
+    offer: &Offer,
+    path: &Path,
+    limit: Option<Duration>,
+) -> Result<Sent, Fail> {
+    let target = if offer.node.kind == NodeKind::Rich { Target::Mesh } else { Target::Bare };
+    let to = To { dial: &path.dial, prefix: &path.prefix, target };
+    tokio::select! {
+        biased;
+        sent = send(px, ask, offer, to, limit) => sent,
+        () = vigil(px, offer, path) => {
+            Err(Fail::new(Reason::Silent, "no sign of life while the answer was awaited"))
         }
     }
 }
@@ -223,21 +262,27 @@ fn at_gate(ask: &Ask<'_>, refusal: gate::Refusal) -> Fail {
 
 type Sent = (http::response::Parts, Option<Bytes>, PooledBody);
 
+/// Where a request goes on its way to an engine.
+#[derive(Clone, Copy)]
+struct To<'a> {
+    dial: &'a Dial,
+    prefix: &'a str,
+    target: Target,
+}
+
 /// Connects, sends, and waits for the first byte of the answer's body.
 async fn send(
     px: &Proxy,
     ask: &Ask<'_>,
     offer: &Offer,
-    node: &NodeId,
-    dial: &Dial,
-    target: Target,
-    race: Option<Duration>,
+    to: To<'_>,
+    limit: Option<Duration>,
 ) -> Result<Sent, Fail> {
     let mut reused_before = false;
     loop {
-        let lease = connect(px, node, dial, race).await?;
+        let lease = way::connect(px, &offer.node.id, to.dial, limit).await?;
         let reused = lease.reused;
-        let request = ask.request(offer, dial, target);
+        let request = ask.request(offer, to.dial, to.prefix, to.target);
         let response = match lease.send(request).await {
             Ok(response) => response,
             // An idle connection that the other side had closed: nothing was lost, and a
@@ -248,30 +293,20 @@ async fn send(
             }
             Err(error) => return Err(Fail::new(Reason::Reset, error.to_string())),
         };
-        return accept(ask, response).await;
-    }
-}
-
-async fn connect(
-    px: &Proxy,
-    node: &NodeId,
-    dial: &Dial,
-    race: Option<Duration>,
-) -> Result<Lease, Fail> {
-    let acquire = px.pool.acquire(node, dial);
-    let refused = |error: ConnectError| Fail::new(Reason::Connect, error.to_string());
-    match race {
-        None => acquire.await.map_err(refused),
-        Some(limit) => match timeout(limit, acquire).await {
-            Ok(result) => result.map_err(refused),
-            Err(_) => Err(Fail::new(Reason::SlowConnect, "connecting takes long")),
-        },
+        return accept(ask, offer.node.kind, response).await;
     }
 }
 
 /// Looks at an answer's head, and waits for its first byte.
-async fn accept(ask: &Ask<'_>, response: Response<PooledBody>) -> Result<Sent, Fail> {
+async fn accept(
+    ask: &Ask<'_>,
+    from: NodeKind,
+    response: Response<PooledBody>,
+) -> Result<Sent, Fail> {
     let (mut head, mut body) = response.into_parts();
+    if let Some(reason) = way::refusal(from, &head) {
+        return Err(Fail::new(reason, format!("answered {}", head.status)));
+    }
     if let Some(reason) = bad_status(&head, ask.asked.route.op) {
         let bytes = bounded(&mut body).await;
         let reason = match reason {
@@ -351,53 +386,4 @@ async fn bounded(body: &mut PooledBody) -> Bytes {
         }
     }
     all.into()
-}
-
-/// Ends when the node has shown no life for [`crate::types::Timing::vigil_misses`] probes in
-/// a row, each on a connection of its own.
-async fn vigil(px: &Proxy, offer: &Offer, path: &crate::directory::Path) {
-    let mut misses = 0;
-    // A short request is over before it is worth a probe; a long one should not wait for the
-    // first of three any longer than that.
-    let mut next = Instant::now() + px.timing.vigil / 3;
-    loop {
-        sleep_until(next).await;
-        next = Instant::now() + px.timing.vigil;
-        let limit = path.cell.rtt().map_or(px.timing.vigil, |rtt| (rtt * 4).max(px.timing.vigil));
-        let before = px.clock.now();
-        match timeout(limit, ping(px, offer, &path.dial)).await {
-            Ok(true) => {
-                misses = 0;
-                path.cell.ok(px.clock.now(), Some(px.clock.now().since(before)));
-            }
-            _ => {
-                misses += 1;
-                if misses >= px.timing.vigil_misses {
-                    return;
-                }
-            }
-        }
-    }
-}
-
-async fn ping(px: &Proxy, offer: &Offer, dial: &Dial) -> bool {
-    let Ok(lease) = px.pool.acquire(&offer.node.id, dial).await else { return false };
-    let path = match offer.node.kind {
-        NodeKind::Rich => wire::PING.to_owned(),
-        NodeKind::This | NodeKind::Bare => format!("{}/", offer.endpoint.prefix),
-    };
-    let empty: Body = super::error::full(Bytes::new());
-    let request = Request::get(path)
-        .header(http::header::HOST, super::ask::host_of(dial))
-        .header("content-type", wire::CONTENT_TYPE)
-        .body(empty);
-    let Ok(request) = request else { return false };
-    match lease.send(request).await {
-        Ok(response) => {
-            let mut body = response.into_body();
-            while let Some(Ok(_)) = body.frame().await {}
-            true
-        }
-        Err(_) => false,
-    }
 }

@@ -125,7 +125,8 @@ impl Drop for Finish {
         let now = self.clock.now();
         if outcome == Outcome::Done {
             self.learn();
-            if let Some(path) = &self.path {
+            // A dead path is brought back by its probe, which tells the writer.
+            if let Some(path) = self.path.as_ref().filter(|path| path.is_alive()) {
                 path.ok(now, None);
             }
         }

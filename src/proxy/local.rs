@@ -18,8 +18,8 @@ use crate::api::{
     headers::{self, Target},
 };
 use crate::config::Config;
-use crate::directory::{Endpoint, Look, Node, Snapshot};
-use crate::net::{Body, BoxError};
+use crate::directory::{Endpoint, Look, Node, Path, Snapshot};
+use crate::net::{Body, BoxError, Lease};
 use crate::types::{Dial, ModelKey, NameError, NodeKind, Op, Outcome, RequestedModel, Source};
 
 use super::asked::Asked;
@@ -27,6 +27,7 @@ use super::error::{self, Failure};
 use super::plan::{self, find_node, local_ollama};
 use super::replay::Held;
 use super::serve::served_by;
+use super::way::{self, Ways};
 use super::{Proxy, Running, may};
 
 /// Routes of this node's own disk and account.
@@ -244,12 +245,7 @@ async fn forward(
     running: Running,
 ) -> Result<Response<Body>, Failure> {
     let arrived = px.clock.now();
-    let (dial, prefix, target) = way(node)?;
-    let lease = px
-        .pool
-        .acquire(&node.id, &dial)
-        .await
-        .map_err(|e| Failure::exhausted(format!("{} cannot be reached ({e})", node.name)))?;
+    let Way { lease, dial, prefix, target, path: by } = reach(px, node).await?;
     let mut path = format!("{prefix}{}", asked.route.upstream);
     if let Some(query) = asked.head.uri.query() {
         path.push('?');
@@ -274,6 +270,12 @@ async fn forward(
         sent.map_err(|e| Failure::exhausted(format!("{} broke off ({e})", node.name)))?;
     px.directory.look_at(&node.id, Look::List);
     let (mut head, upstream) = response.into_parts();
+    if let (Some(path), Some(reason)) = (&by, way::refusal(node.kind, &head)) {
+        // The body is gone; the next request takes the other way.
+        Ways::of(node).failed(&px.directory, path, reason);
+        let text = format!("{} answers over the tailnet only; ask again", node.name);
+        return Err(Failure::exhausted(text));
+    }
     headers::response(head.status, &mut head.headers).map_err(|reject| {
         Failure::new(StatusCode::BAD_GATEWAY, reject.to_string(), crate::types::Blame::Upstream)
     })?;
@@ -305,19 +307,45 @@ async fn forward(
     Ok(response)
 }
 
-/// How this node's Ollama, or a pinned peer's, is reached.
-fn way(node: &Node) -> Result<(Dial, Arc<str>, Target), Failure> {
+/// A connection to where a request is to go.
+struct Way {
+    lease: Lease,
+    dial: Dial,
+    prefix: Arc<str>,
+    target: Target,
+    /// The path it goes by; `None` for this node.
+    path: Option<Arc<Path>>,
+}
+
+/// Connects to this node's Ollama, or to a pinned peer on the first of its ways that is open.
+async fn reach(px: &Proxy, node: &Arc<Node>) -> Result<Way, Failure> {
+    let unreachable =
+        |why: &str| Failure::exhausted(format!("{} cannot be reached ({why})", node.name));
     if node.is_this() {
         let ollama = |e: &&Arc<Endpoint>| e.kind == crate::types::EngineKind::Ollama;
         let endpoint = node.endpoints.iter().find(ollama).ok_or_else(|| {
             Failure::exhausted("this node has no Ollama (tailherd doctor says where it looked)")
         })?;
-        return Ok((endpoint.dial.clone(), endpoint.prefix.clone(), Target::Engine));
+        let (dial, prefix) = (endpoint.dial.clone(), endpoint.prefix.clone());
+        let lease = way::connect(px, &node.id, &dial, None).await;
+        let lease = lease.map_err(|fail| unreachable(&fail.text))?;
+        return Ok(Way { lease, dial, prefix, target: Target::Engine, path: None });
     }
-    let path = node.best_path().or_else(|| node.paths.first());
-    let path = path.ok_or_else(|| Failure::exhausted(format!("no path to {}", node.name)))?;
     let target = if node.kind == NodeKind::Rich { Target::Mesh } else { Target::Bare };
-    Ok((path.dial.clone(), path.prefix.clone(), target))
+    let (mut ways, mut last) = (Ways::of(node), unreachable("no path"));
+    while let Some(path) = ways.take() {
+        match way::connect(px, &node.id, &path.dial, None).await {
+            Ok(lease) => {
+                let (dial, prefix) = (path.dial.clone(), path.prefix.clone());
+                return Ok(Way { lease, dial, prefix, target, path: Some(Arc::clone(path)) });
+            }
+            Err(fail) => {
+                ways.failed(&px.directory, path, fail.reason);
+                last = unreachable(&fail.text);
+            }
+        }
+    }
+    Err(last)
 }
 
 /// What `offline` answers instead of the account's routes.

@@ -6,8 +6,8 @@
 //! ```
 //!
 //! One small file per step, in that order: [`asked`] (head, Host, Origin), [`question`]
-//! (body, model), [`plan`] (offers), [`serve`] (choice and attempts), [`attempt`] (one try),
-//! [`relay`] (the answer), [`finish`] (what is counted). [`gather`] answers what the
+//! (body, model), [`plan`] (offers), [`serve`] (choice and attempts), [`attempt`] (one try) on
+//! one [`way`] after another, [`relay`] (the answer), [`finish`] (what is counted). [`gather`] answers what the
 //! directory knows by itself, [`local`] what belongs to this node, [`error`] builds every
 //! error answer. It reads snapshots and cells; it never changes the directory.
 
@@ -24,6 +24,10 @@ mod relay;
 mod replay;
 mod serve;
 mod stack;
+#[cfg(test)]
+mod tests;
+mod vigil;
+mod way;
 mod wishes;
 
 use std::sync::Arc;
@@ -321,21 +325,5 @@ fn may(asked: &Asked, model: Option<&ModelKey>, unload: bool) -> Result<Option<L
     match limits {
         Some(limits) => Ok(Some(limits)),
         None => Err(Failure::refused("access", granted.why_not(verb, model))),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn further_tries_are_a_fifth_of_the_requests() {
-        let mut budget = Budget::default();
-        let burst = (0..20).filter(|_| budget.spend()).count();
-        assert_eq!(burst, 10);
-        for _ in 0..10 {
-            budget.request();
-        }
-        assert_eq!((0..5).filter(|_| budget.spend()).count(), 2);
     }
 }

@@ -77,7 +77,10 @@ async fn one(proxy: Arc<Proxy>, door: Door, who: Who, request: Request<Body>) ->
             Err(refusal) => {
                 proxy.metrics.refused(door.kind, refusal.label());
                 tracing::warn!(reason = refusal.label(), "a caller could not be told");
-                let failure = Failure::new(refusal.status(), refusal.to_string(), Blame::Caller);
+                let failure = Failure {
+                    refused: Some(refusal.label()),
+                    ..Failure::new(refusal.status(), refusal.to_string(), Blame::Caller)
+                };
                 failure.answer(classify(request.method(), request.uri().path()).api, &request_id)
             }
         }

@@ -1,0 +1,306 @@
+//! What the data side promises of the ways to a node: peers on loopback, each with several.
+
+use std::convert::Infallible;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::BodyExt;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::*;
+use crate::config::FixedEnv;
+use crate::directory::testing::{id, listing, model, peer, who};
+use crate::directory::{DirectoryConfig, Event, Listing};
+use crate::gate::{GatesConfig, OllamaLoader};
+use crate::net::{Connector, TailnetView, full};
+use crate::trust::Tailnet;
+use crate::types::{CallerKind, Dial};
+
+const ANSWER: &str = "{\"model\":\"tiny\",\"response\":\"hi\",\"done\":true}\n";
+
+/// How a peer's mesh port behaves on one way.
+#[derive(Clone, Copy)]
+enum Says {
+    Answer,
+    /// A status with a word of refusal.
+    Refuses(u16, &'static str),
+    /// Takes everything and says nothing, to probes neither.
+    Nothing,
+}
+
+/// One way to a peer, and how many requests came by it.
+struct At {
+    dial: Dial,
+    asked: Arc<AtomicU32>,
+}
+
+impl At {
+    fn asked(&self) -> u32 {
+        self.asked.load(Relaxed)
+    }
+}
+
+async fn at(says: Says) -> At {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let dial = Dial::Loopback(listener.local_addr().unwrap());
+    let asked = Arc::new(AtomicU32::new(0));
+    let count = Arc::clone(&asked);
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let count = Arc::clone(&count);
+            let service = service_fn(move |request: Request<hyper::body::Incoming>| {
+                let count = Arc::clone(&count);
+                async move {
+                    if matches!(says, Says::Nothing) {
+                        std::future::pending::<()>().await;
+                    }
+                    let ping = request.uri().path() == "/mesh/v1/ping";
+                    request.into_body().collect().await.unwrap();
+                    count.fetch_add(u32::from(!ping), Relaxed);
+                    let answer = match says {
+                        Says::Refuses(status, word) if !ping => Response::builder()
+                            .status(status)
+                            .header("x-tailherd-refused", word)
+                            .body(full("{}")),
+                        _ => Response::builder()
+                            .header("content-type", "application/x-ndjson")
+                            .body(full(ANSWER)),
+                    };
+                    Ok::<_, Infallible>(answer.unwrap())
+                }
+            });
+            tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
+        }
+    });
+    At { dial, asked }
+}
+
+/// Where nobody listens.
+async fn closed() -> Dial {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    Dial::Loopback(listener.local_addr().unwrap())
+}
+
+/// Where a connect takes for ever: the other side never says a word of its TLS.
+async fn slow() -> Dial {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        let mut held = Vec::new();
+        while let Ok((stream, _)) = listener.accept().await {
+            held.push(stream);
+        }
+    });
+    Dial::Configured { host: "127.0.0.1".into(), port, tls: true }
+}
+
+struct World {
+    px: Arc<Proxy>,
+    _view: watch::Sender<Arc<TailnetView>>,
+}
+
+impl World {
+    /// This node has nothing; each peer has `tiny`, by these ways, best first.
+    async fn with(peers: &[(&str, &[&Dial])]) -> World {
+        let clock = Clock::start();
+        let timing = Timing::shrunk();
+        let config = DirectoryConfig {
+            settings: crate::directory::Settings::default(),
+            this: who("laptop"),
+            state: None,
+            save: Duration::from_secs(60),
+        };
+        let directory = Directory::start(config, clock);
+        let listed = peers.iter().zip(2..).map(|((name, _), last)| peer(name, last));
+        directory.send(Event::Peers(listed.collect()));
+        for ((name, ways), last) in peers.iter().zip(2..) {
+            for dial in ways.iter().rev() {
+                let listing =
+                    Listing { dial: (*dial).clone(), ..listing(last, vec![model("tiny")]) };
+                directory.send(Event::Listed { node: id(name), listing });
+                directory.path(&id(name), dial).ok(clock.now(), Some(Duration::from_millis(1)));
+            }
+        }
+        directory.settled().await;
+        let (view, tailnet) = watch::channel(Arc::new(TailnetView::absent("no_tailnet")));
+        let connector = Connector::new(tailnet, Default::default(), timing.clone());
+        let pool = Pool::new(connector, clock, &timing);
+        let metrics = Metrics::new().unwrap();
+        let loads = pool.clone();
+        let gates_config = GatesConfig { queue: 8, num_parallel: None };
+        let gates = Gates::new(gates_config, clock, Arc::clone(&metrics), move |endpoint| {
+            Arc::new(OllamaLoader::new(loads.clone(), clock, endpoint))
+        });
+        let config = Arc::new(crate::config::parse("{}", None, &FixedEnv::default()).unwrap());
+        let access = Access::resolve(&config, &Tailnet { me: None, people: None });
+        let (_, access) = watch::channel(Arc::new(access));
+        let px = Proxy::new(Parts {
+            directory,
+            pool,
+            gates,
+            metrics,
+            events: Events::new(),
+            clock,
+            timing: Arc::new(timing),
+            settings: Arc::new(ArcSwap::from_pointee(Settings::new(config))),
+            access,
+            own: Arc::default(),
+        });
+        World { px, _view: view }
+    }
+
+    async fn ask(&self, path: &str, body: &str) -> (StatusCode, http::HeaderMap, String) {
+        let door = Door { kind: ListenerKind::Apps, local: None };
+        let kind = CallerKind::Local { uid: None };
+        let caller = Arc::new(Caller { kind, addr: None, lan: None });
+        let request = Request::builder()
+            .method(Method::POST)
+            .uri(path)
+            .header("host", "localhost")
+            .body(full(body.to_owned()))
+            .unwrap();
+        let answer = Arc::clone(&self.px).answer(door, caller, "id".to_owned(), request).await;
+        let (head, body) = answer.into_parts();
+        let body = body.collect().await.unwrap().to_bytes();
+        (head.status, head.headers, String::from_utf8(body.to_vec()).unwrap())
+    }
+
+    /// Which node answered, after how many tries.
+    async fn generate(&self) -> String {
+        let (status, head, body) =
+            self.ask("/api/generate", r#"{"model":"tiny","prompt":"x"}"#).await;
+        let word = |name: &str| head.get(name).map_or("-", |v| v.to_str().unwrap()).to_owned();
+        let node = word("x-tailherd-served-by");
+        match status {
+            StatusCode::OK => format!("{node} {}", word("x-tailherd-attempts")),
+            status => format!("{status} {body}"),
+        }
+    }
+
+    /// Makes `node` the one that is chosen.
+    fn prefer(&self, node: &str) {
+        let tiny = ModelKey::parse("tiny").unwrap();
+        for offer in &self.px.directory.load().models[&tiny].offers {
+            offer.cell.decode.set(if offer.node.name.as_str() == node { 1000.0 } else { 0.5 });
+        }
+    }
+
+    fn failed(&self, node: &str, reason: &str) -> bool {
+        let row = format!("tailherd_attempts_total{{peer=\"{node}\",reason=\"{reason}\"}} 1\n");
+        self.px.metrics.render().contains(&row)
+    }
+}
+
+#[tokio::test]
+async fn a_way_that_is_closed_costs_no_try_and_no_other_node() {
+    let (second, other) = (at(Says::Answer).await, at(Says::Answer).await);
+    let shut = closed().await;
+    let world = World::with(&[("gpu", &[&shut, &second.dial]), ("nas", &[&other.dial])]).await;
+    world.prefer("gpu");
+    assert_eq!(world.generate().await, "gpu/ollama 1");
+    assert_eq!((second.asked(), other.asked()), (1, 0));
+    assert!(world.failed("gpu", "connect"), "{}", world.px.metrics.render());
+    assert!(!world.px.directory.path(&id("gpu"), &shut).is_alive());
+    assert_eq!(world.generate().await, "gpu/ollama 1");
+    assert!(world.failed("gpu", "connect"), "a way that is known dead is not tried again");
+}
+
+#[tokio::test]
+async fn a_connect_that_hangs_gives_way_to_the_nodes_next_way_within_the_race() {
+    let (second, other) = (at(Says::Answer).await, at(Says::Answer).await);
+    let hangs = slow().await;
+    let world = World::with(&[("gpu", &[&hangs, &second.dial]), ("nas", &[&other.dial])]).await;
+    world.prefer("gpu");
+    let from = Instant::now();
+    assert_eq!(world.generate().await, "gpu/ollama 1");
+    assert!(from.elapsed() < world.px.timing.connect_tailnet * 4 / 5, "{:?}", from.elapsed());
+    assert_eq!((second.asked(), other.asked()), (1, 0));
+    // With one way that hangs and one that is shut, the other node is next; it is no dead end.
+    let shut = closed().await;
+    let world = World::with(&[("gpu", &[&hangs, &shut]), ("nas", &[&other.dial])]).await;
+    world.prefer("gpu");
+    assert_eq!(world.generate().await, "nas/ollama 2");
+}
+
+#[tokio::test]
+async fn a_way_that_goes_silent_under_a_request_is_left_for_the_nodes_other_way() {
+    let (mute, second) = (at(Says::Nothing).await, at(Says::Answer).await);
+    let other = at(Says::Answer).await;
+    let world = World::with(&[("gpu", &[&mute.dial, &second.dial]), ("nas", &[&other.dial])]).await;
+    world.prefer("gpu");
+    assert_eq!(world.generate().await, "gpu/ollama 1");
+    assert_eq!((second.asked(), other.asked()), (1, 0));
+    assert!(world.failed("gpu", "silent"));
+    assert!(!world.px.directory.path(&id("gpu"), &mute.dial).is_alive());
+}
+
+#[tokio::test]
+async fn a_way_on_which_a_node_refuses_us_stands_by_or_dies_and_the_next_one_is_taken() {
+    for (status, word, standby) in [
+        (421, "use_tailnet", true),
+        (403, "policy", false),
+        (403, "not_pinned", false),
+        (403, "clock_back", false),
+    ] {
+        let (no, yes) = (at(Says::Refuses(status, word)).await, at(Says::Answer).await);
+        let other = at(Says::Answer).await;
+        let ways = [&no.dial, &yes.dial];
+        let world = World::with(&[("gpu", &ways), ("nas", &[&other.dial])]).await;
+        world.prefer("gpu");
+        assert_eq!(world.generate().await, "gpu/ollama 1", "{word}");
+        assert_eq!((no.asked(), yes.asked(), other.asked()), (1, 1, 0), "{word}");
+        let cell = world.px.directory.path(&id("gpu"), &no.dial);
+        assert_eq!((cell.is_alive(), cell.is_standby()), (false, standby), "{word}");
+        assert!(cell.why().contains("over the tailnet only"), "{word}: {}", cell.why());
+    }
+}
+
+#[tokio::test]
+async fn refusals_of_ways_cost_no_budget_and_a_refused_request_is_none_of_them() {
+    let no = at(Says::Refuses(403, "policy")).await;
+    let other = at(Says::Answer).await;
+    let world = World::with(&[("gpu", &[&no.dial]), ("nas", &[&other.dial])]).await;
+    world.px.retries.lock().fifths = 0;
+    world.prefer("gpu");
+    assert_eq!(world.generate().await, "nas/ollama 2");
+    // The rule of a node about a request is no word about the way.
+    let rule = at(Says::Refuses(403, "access")).await;
+    let world = World::with(&[("gpu", &[&rule.dial]), ("nas", &[&other.dial])]).await;
+    world.prefer("gpu");
+    assert_eq!(world.generate().await, "nas/ollama 2");
+    assert!(world.px.directory.path(&id("gpu"), &rule.dial).is_alive());
+}
+
+#[tokio::test]
+async fn a_request_that_belongs_to_a_node_goes_there_by_the_first_way_that_is_open() {
+    let (shut, second) = (closed().await, at(Says::Answer).await);
+    let world = World::with(&[("gpu", &[&shut, &second.dial])]).await;
+    let (status, _, body) = world.ask("/api/pull", r#"{"model":"big@gpu"}"#).await;
+    assert_eq!((status, second.asked()), (StatusCode::OK, 1), "{body}");
+    let (no, yes) = (at(Says::Refuses(421, "use_tailnet")).await, at(Says::Answer).await);
+    let world = World::with(&[("gpu", &[&no.dial, &yes.dial])]).await;
+    let (status, _, body) = world.ask("/api/pull", r#"{"model":"big@gpu"}"#).await;
+    assert!(status == 503 && body.contains("ask again"), "{status} {body}");
+    let (status, ..) = world.ask("/api/pull", r#"{"model":"big@gpu"}"#).await;
+    assert_eq!((status, no.asked(), yes.asked()), (StatusCode::OK, 1, 1));
+}
+
+#[test]
+fn further_tries_are_a_fifth_of_the_requests() {
+    let mut budget = Budget::default();
+    let burst = (0..20).filter(|_| budget.spend()).count();
+    assert_eq!(burst, 10);
+    for _ in 0..10 {
+        budget.request();
+    }
+    assert_eq!((0..5).filter(|_| budget.spend()).count(), 2);
+}
