@@ -18,13 +18,17 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
+use super::lan;
 use super::localapi::{ApiError, Current, Daemon, FindError, LocalApi, WhoIs};
 use super::peerproc::{self, OtherEnd};
 use super::sockets::Sockets;
 use super::view::TailnetView;
+use super::witness::Witness;
+use crate::api::hello::Admit;
 use crate::config;
 use crate::telemetry::Clock;
-use crate::types::{Caller, CallerKind, ListenerKind, Moment, Timing};
+use crate::trust::{Trust, Verdict};
+use crate::types::{Caller, CallerKind, ListenerKind, Moment, PublicKey, Timing};
 
 /// Why a connection's requests are refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -47,6 +51,18 @@ pub enum Refusal {
     /// LocalAPI does not answer, or not in a way that can be used.
     #[error("tailscaled does not say who this is")]
     Unavailable,
+    /// On the local network: no live pin has that key.
+    #[error("no pin that may be used has this key")]
+    NotPinned,
+    /// On the local network: this node's clock was set back, so no pin has an age.
+    #[error("the clock was set back: the tailnet has to be seen first")]
+    ClockBack,
+    /// On the local network: the tailnet's policy does not let it in either.
+    #[error("the tailnet's policy does not let this node in")]
+    Policy,
+    /// On the local network: the tailnet reaches it, so that is the way.
+    #[error("use the tailnet")]
+    UseTailnet,
 }
 
 impl Refusal {
@@ -59,13 +75,19 @@ impl Refusal {
             Refusal::Undecidable => "undecidable",
             Refusal::NotLocal => "not_local",
             Refusal::Unavailable => "whois_unavailable",
+            Refusal::NotPinned => "not_pinned",
+            Refusal::ClockBack => "clock_back",
+            Refusal::Policy => "policy",
+            Refusal::UseTailnet => "use_tailnet",
         }
     }
 
-    /// The HTTP status: 503 where asking again later may help, else 403.
+    /// The HTTP status: 503 where asking again later may help, 421 where another way does,
+    /// else 403.
     pub const fn status(self) -> http::StatusCode {
         match self {
             Refusal::Unavailable => http::StatusCode::SERVICE_UNAVAILABLE,
+            Refusal::UseTailnet => http::StatusCode::MISDIRECTED_REQUEST,
             _ => http::StatusCode::FORBIDDEN,
         }
     }
@@ -88,6 +110,7 @@ struct Inner {
     users: AtomicBool,
     /// The last daemon that was met: it may go on forwarding after its socket is gone.
     last: Mutex<Option<Daemon>>,
+    witness: Witness,
 }
 
 impl Callers {
@@ -112,6 +135,7 @@ impl Callers {
             bell,
             users: AtomicBool::new(false),
             last: Mutex::new(None),
+            witness: Witness::default(),
         }))
     }
 
@@ -128,7 +152,22 @@ impl Callers {
         local: SocketAddr,
         remote: SocketAddr,
     ) -> Identity {
-        Identity { callers: self.clone(), kind, local, remote, known: Mutex::new(None) }
+        let known = Mutex::new(None);
+        Identity { callers: self.clone(), kind, local, remote, pin: None, known }
+    }
+
+    /// The identity of a connection on the local network whose other end proved to hold `key`,
+    /// to be asked before each of its requests.
+    pub fn pinned(
+        &self,
+        trust: &Trust,
+        key: PublicKey,
+        local: SocketAddr,
+        remote: SocketAddr,
+    ) -> Identity {
+        let pin = Some((trust.clone(), key));
+        let (callers, known) = (self.clone(), Mutex::new(None));
+        Identity { callers, kind: ListenerKind::Lan, local, remote, pin, known }
     }
 
     /// Who stands at the other end of the connection that a listener of this kind sees as
@@ -179,6 +218,36 @@ impl Inner {
             Ok(None) => Err(Refusal::Unknown),
             Err(_) => Err(Refusal::Unavailable),
         }
+    }
+
+    /// A caller on the local network, by the key it proved to hold. It may come in by this way
+    /// only while the tailnet does not carry it, as far as *we* can tell: what it says of its
+    /// own tailnet does not count.
+    async fn holder(
+        &self,
+        trust: &Trust,
+        key: &PublicKey,
+        remote: SocketAddr,
+    ) -> Result<Caller, Refusal> {
+        let judged = trust.view().judge(key, lan::now());
+        let (mut caller, addrs) = match judged {
+            Verdict::Admit(caller, addrs) => (*caller, addrs),
+            Verdict::Policy => return Err(Refusal::Policy),
+            Verdict::ClockBack => return Err(Refusal::ClockBack),
+            Verdict::Unknown | Verdict::Suspended | Verdict::Expired | Verdict::Stale => {
+                return Err(Refusal::NotPinned);
+            }
+        };
+        let running = self.tailnet.borrow().running;
+        if running
+            && !addrs.is_empty()
+            && let Some(api) = self.localapi.load_full()
+            && self.witness.answers(key, &addrs, api, self.clock, &self.timing).await
+        {
+            return Err(Refusal::UseTailnet);
+        }
+        caller.addr = Some(remote);
+        Ok(caller)
     }
 
     /// A caller of a listener for programs of this machine.
@@ -321,13 +390,15 @@ fn is_own_address(ip: IpAddr) -> bool {
 ///
 /// A local program stays what it is. A node of the tailnet is asked for again when the answer
 /// is older than [`Timing::whois_age`] or the bell rang since; and it never turns into a
-/// local program.
+/// local program. A caller on the local network is judged anew each time.
 #[derive(Debug)]
 pub struct Identity {
     callers: Callers,
     kind: ListenerKind,
     local: SocketAddr,
     remote: SocketAddr,
+    /// The key, on the local network.
+    pin: Option<(Trust, PublicKey)>,
     known: Mutex<Option<Known>>,
 }
 
@@ -342,6 +413,10 @@ impl Identity {
     /// Who it is now. Costs nothing while the last answer holds.
     pub async fn caller(&self) -> Result<Arc<Caller>, Refusal> {
         let inner = &self.callers.0;
+        // A pin may die between two requests.
+        if let Some((trust, key)) = &self.pin {
+            return inner.holder(trust, key, self.remote).await.map(Arc::new);
+        }
         let rings = *inner.bell.borrow();
         let now = inner.clock.now();
         let known = self.known.lock().clone();
@@ -359,5 +434,15 @@ impl Identity {
         let caller = Arc::new(caller);
         *self.known.lock() = Some(Known { caller: Arc::clone(&caller), at: now, rings });
         Ok(caller)
+    }
+
+    /// Whether requests over this connection would be answered: what a peer on the local
+    /// network is told when it asks.
+    pub async fn admission(&self) -> Admit {
+        match self.caller().await {
+            Ok(_) => Admit::Yes,
+            Err(Refusal::UseTailnet) => Admit::Tailnet,
+            Err(_) => Admit::Policy,
+        }
     }
 }

@@ -7,6 +7,9 @@
 //! carries it. Without these a packet to a tailnet address leaves by the default route as
 //! soon as the daemon dies, and the prompt in it reaches a stranger. In userspace mode there
 //! is no device: the daemon itself is asked to dial.
+//!
+//! An address on the local network is dialled only where [`LanView`] has a link for it, for a
+//! node whose pin lives, inside TLS that accepts the pinned key and no other.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -26,9 +29,12 @@ use tokio_rustls::TlsConnector;
 
 use super::Io;
 use super::device::{Device, device_of};
+use super::lan::{Dialler, LanView};
 use super::localapi::{ApiError, Current};
+use super::sockets::Sockets;
 use super::view::{TailnetNode, TailnetView, is_tailnet_range};
-use crate::types::{Dial, NodeId, Timing};
+use crate::trust::{Trust, tls};
+use crate::types::{Dial, NodeId, PublicKey, Timing};
 
 /// Why there is no connection. Each of these happens before anything was sent, so another
 /// node or another path may always be tried.
@@ -89,6 +95,22 @@ pub enum ConnectError {
         /// Why.
         source: io::Error,
     },
+    /// The address is none that may be dialled on the local network now, or for that node.
+    #[error("{to} is not dialled: {why}")]
+    Lan {
+        /// Where to.
+        to: SocketAddr,
+        /// Why not.
+        why: &'static str,
+    },
+    /// The other side did not prove the key it should have, or took ours for none it knows.
+    #[error("the handshake with {to} failed: {source}")]
+    Handshake {
+        /// Where to.
+        to: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
     /// HTTP could not begin on the new connection.
     #[error("HTTP with {to} failed: {source}")]
     Http {
@@ -112,6 +134,13 @@ impl ConnectError {
         }
     }
 
+    /// Whether a node answered that holds another key than the pinned one.
+    pub fn is_other_key(&self) -> bool {
+        let ConnectError::Handshake { source, .. } = self else { return false };
+        let inner = source.get_ref().and_then(|e| e.downcast_ref::<rustls::Error>());
+        matches!(inner, Some(rustls::Error::InvalidCertificate(_)))
+    }
+
     /// Whether nothing came back in time. A port closed by policy looks like this, too.
     pub fn is_timeout(&self) -> bool {
         matches!(self, ConnectError::TimedOut { .. })
@@ -127,6 +156,7 @@ struct Inner {
     tailnet: watch::Receiver<Arc<TailnetView>>,
     localapi: Current,
     timing: Timing,
+    lan: Option<Dialler>,
     /// Made at the first need: reading the system's certificates takes a while.
     tls: Mutex<Option<TlsConnector>>,
 }
@@ -144,7 +174,22 @@ impl Connector {
         localapi: Current,
         timing: Timing,
     ) -> Connector {
-        Connector(Arc::new(Inner { tailnet, localapi, timing, tls: Mutex::new(None) }))
+        let tls = Mutex::new(None);
+        Connector(Arc::new(Inner { tailnet, localapi, timing, lan: None, tls }))
+    }
+
+    /// A connector that also dials pinned peers on the local network, on the links of `lan`,
+    /// and says hello over the tailnet with the keys of `trust`.
+    pub fn with_lan(
+        tailnet: watch::Receiver<Arc<TailnetView>>,
+        localapi: Current,
+        lan: watch::Receiver<Arc<LanView>>,
+        trust: Trust,
+        sockets: Sockets,
+        timing: Timing,
+    ) -> Connector {
+        let lan = Some(Dialler { lan, trust, sockets, timing: timing.clone() });
+        Connector(Arc::new(Inner { tailnet, localapi, timing, lan, tls: Mutex::new(None) }))
     }
 
     /// Connects. A tailnet address has to be `node`'s own.
@@ -152,8 +197,10 @@ impl Connector {
         match dial {
             Dial::Loopback(addr) => self.plain(*addr).await.map(boxed),
             Dial::Tailnet(addr) => self.tailnet(*addr, |peer| peer.id == *node).await,
-            // No network of this machine is known to be one for it.
-            Dial::Lan { addr, .. } => Err(ConnectError::NotListed(*addr)),
+            Dial::Lan { addr, key } => {
+                let lan = self.0.lan.as_ref().ok_or(no_lan(*addr))?;
+                lan.connect(node, *addr, *key).await
+            }
             Dial::Configured { host, port, tls } => {
                 let io = self.configured(host, *port).await?;
                 if *tls { self.tls(io, host).await } else { Ok(io) }
@@ -162,15 +209,43 @@ impl Connector {
     }
 
     /// Whether a connection that was made this way earlier may still be used: the tailnet may
-    /// have stopped, or listed the address for another node, in the meantime.
+    /// have stopped, or listed the address for another node, in the meantime; a pin may have
+    /// died, or the local network have become another.
     pub fn permits(&self, node: &NodeId, dial: &Dial) -> bool {
         match dial {
             Dial::Tailnet(addr) => {
                 permitted(&self.0.tailnet.borrow(), *addr, |peer| peer.id == *node).is_ok()
             }
-            Dial::Lan { .. } => false,
+            Dial::Lan { addr, key } => {
+                let lan = self.0.lan.as_ref();
+                lan.is_some_and(|lan| lan.permit(node, *addr, key).is_ok())
+            }
             Dial::Loopback(_) | Dial::Configured { .. } => true,
         }
+    }
+
+    /// A stream to `node`'s mesh port over the tailnet, inside TLS in which any key is
+    /// accepted, and the key that the other side proved to hold: for a hello.
+    pub async fn hello(
+        &self,
+        node: &NodeId,
+        addr: SocketAddr,
+    ) -> Result<(Box<dyn Io>, PublicKey), ConnectError> {
+        let lan = self.0.lan.as_ref().ok_or(no_lan(addr))?;
+        let ring = lan.trust.view().ring.clone();
+        let ring = ring.ok_or(ConnectError::Lan { to: addr, why: "this node has no key" })?;
+        let io = self.tailnet(addr, |peer| peer.id == *node).await?;
+        let failed = |source| ConnectError::Handshake { to: addr, source };
+        let config = tls::client_hello(ring.own()).map_err(|e| failed(io::Error::other(e)))?;
+        let name = ServerName::IpAddress(addr.ip().into());
+        let limit = self.0.timing.handshake;
+        let stream = timeout(limit, TlsConnector::from(config).connect(name, io))
+            .await
+            .map_err(|_| ConnectError::TimedOut { to: addr.to_string(), limit })?
+            .map_err(failed)?;
+        let key = tls::peer_key(stream.get_ref().1);
+        let key = key.ok_or_else(|| failed(io::ErrorKind::PermissionDenied.into()))?;
+        Ok((Box::new(stream), key))
     }
 
     async fn plain(&self, addr: SocketAddr) -> Result<TcpStream, ConnectError> {
@@ -287,6 +362,10 @@ impl Connector {
     }
 }
 
+fn no_lan(to: SocketAddr) -> ConnectError {
+    ConnectError::Lan { to, why: "this program does not use the local network" }
+}
+
 fn boxed(stream: TcpStream) -> Box<dyn Io> {
     Box::new(stream)
 }
@@ -305,7 +384,7 @@ fn permitted(
     if listed { Ok(()) } else { Err(ConnectError::NotListed(addr)) }
 }
 
-async fn within(
+pub(super) async fn within(
     addr: SocketAddr,
     limit: Duration,
     connect: impl Future<Output = io::Result<TcpStream>>,
@@ -321,7 +400,7 @@ async fn within(
 }
 
 /// A socket whose packets can leave only by `device`, from `source`.
-fn bound(source: IpAddr, to: SocketAddr, device: &Device) -> io::Result<TcpSocket> {
+pub(super) fn bound(source: IpAddr, to: SocketAddr, device: &Device) -> io::Result<TcpSocket> {
     let socket = Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_nonblocking(true)?;
     bind_to_device(&socket, device, to.is_ipv4())?;

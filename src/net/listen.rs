@@ -22,10 +22,16 @@ use super::sockets::Sockets;
 use crate::types::ListenerKind;
 
 mod bridge;
+mod follow;
+mod lan;
 mod mesh;
+mod tls;
 
 pub use bridge::{BridgeError, bridge};
-pub use mesh::{Accepted, MeshListeners, MeshPort};
+pub use follow::MeshPort;
+pub use lan::{LanAccepted, LanListeners};
+pub use mesh::{Accepted, MeshListeners};
+pub use tls::{is_tls, tls_hello};
 
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 1024;

@@ -25,12 +25,15 @@ mod pool;
 mod sockets;
 mod task;
 pub mod view;
+mod witness;
 
 pub use caller::{Callers, Identity, Refusal};
 pub use connect::{ConnectError, Connector};
 pub use device::{Device, device_of};
 pub use lan::{Interface, LanLink, LanView};
-pub use listen::{Accepted, BindError, Listener, MeshListeners, MeshPort, UnixDoor};
+pub use listen::{
+    Accepted, BindError, LanAccepted, LanListeners, Listener, MeshListeners, MeshPort, UnixDoor,
+};
 pub use localapi::LocalApi;
 pub use peerproc::OtherEnd;
 pub use pool::{Lease, Pool, PooledBody, SendError};

@@ -35,6 +35,13 @@ const STALE: std::time::Duration = std::time::Duration::from_secs(300);
 #[derive(Clone)]
 pub struct Trust(Arc<Shared>);
 
+impl std::fmt::Debug for Trust {
+    /// Nothing of what it holds.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Trust")
+    }
+}
+
 struct Shared {
     state: Mutex<State>,
     view: ArcSwap<View>,

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::interface::Interface;
 use super::kind::Kind;
+use crate::net::device::Device;
 use crate::net::view::is_tailnet_range;
 
 /// A network: the addresses that share their first bits.
@@ -91,6 +92,10 @@ impl LanLink {
     /// The network it leads to.
     pub fn net(&self) -> Net {
         Net::new(self.addr, self.prefix)
+    }
+
+    pub(in crate::net) fn device(&self) -> Device {
+        Device { name: self.device.clone(), index: self.index }
     }
 }
 
