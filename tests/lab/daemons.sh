@@ -86,10 +86,25 @@ restore() { # back to what `remember` kept, if something was changed since
   local n d=$LAB_DIR/coord
   [[ -e $LAB_DIR/changed ]] || return 0
   for n in $NODES; do stop_pid "$LAB_DIR/$n/tailscaled.pid"; done
-  stop_pid "$d/pid"
+  stop_pid "$d/pid"; stop_pid "$LAB_DIR/work/pid"; rm -rf "$LAB_DIR/work"
   rm -f "$d"/db.sqlite*; cp "$d/db.kept" "$d/db.sqlite"
   for n in $NODES; do rm -rf "$LAB_DIR/$n/state"; cp -a "$LAB_DIR/$n/state.kept" "$LAB_DIR/$n/state"; done
   rm "$LAB_DIR/changed"
+}
+# A second coordinator, another person's or a firm's: nobody is in its tailnet but who goes there.
+work() { # work NODE: logs the node in there, too, and switches to it; the login of before is kept
+  local d=$LAB_DIR/work n=$1 key
+  changed
+  if ! alive "$d/pid"; then
+    mkdir -p "$d"
+    sed "s#$LAB_DIR/coord#$d#; s/:8080/:8081/; s/:9090/:9091/; s/:50443/:50444/; s/:3478/:3479/; s/region_id: 999/region_id: 998/; s/lab.test/work.test/" "$LAB_DIR/coord/config.yaml" > "$d/config.yaml"
+    policy_default > "$d/policy.json"
+    ip netns exec "$P-coord" "$tailnet_bin/headscale" -c "$d/config.yaml" serve >> "$d/log" 2>&1 & echo $! > "$d/pid"; disown
+    wait_for 30 "the second headscale" inns "$P-coord" curl -fsS -m 2 "${COORD/8080/8081}/health"
+    inns "$P-coord" "$tailnet_bin/headscale" -c "$d/config.yaml" users create me >/dev/null 2>&1
+  fi
+  key=$(inns "$P-coord" "$tailnet_bin/headscale" -c "$d/config.yaml" preauthkeys create -u 1 -e 1h -o json | jq -r .key)
+  ts "$n" login --login-server="${COORD/8080/8081}" --authkey="$key" --hostname="$n" --timeout=60s
 }
 node_id() { hs nodes list -o json | jq -r --arg n "$1" '.[] | select(.given_name == $n) | .id'; }
 remove() { changed; hs nodes delete -i "$(node_id "$1")" --force; }
@@ -172,6 +187,7 @@ models_of() {
     gpu) [[ $LAB_SET == ladder ]] && printf '%s\n' "tiny tiny plain" "count tiny count" "shared shared count" || printf '%s\n' "tiny tiny plain" "count tiny count" "tools tiny tools" "think tiny think" "embed embed embed" "shared shared count" "slow slow count" ;;
     nas) printf '%s\n' "second second plain" "third third count" "shared shared count" ;;
     colleague) echo "theirs theirs plain" ;;
+    attic) echo "third third plain" ;;
   esac
 }
 models() { local m; while read -r -a m; do model "$1" "${m[@]}" < /dev/null; done < <(models_of "$1"); }
@@ -185,6 +201,13 @@ tailherd_up() {
     env -i HOME="$d/home" PATH=/usr/bin:/bin TAILHERD_LOG="${LAB_LOG:-info}" RUST_BACKTRACE=1 "$LAB_DIR/bin/tailherd" \
     >> "$d/tailherd.log" 2>&1 & echo $! > "$d/tailherd.pid"; disown
   wait_for 15 "tailherd of $n" app_exec "$n" curl -fsS -m 1 http://127.0.0.1:11434/
+}
+configure() { # configure NODE FILE|none: a configuration of its own, or none again; its tailherd starts anew with it
+  local n=$1 d=$LAB_DIR/$1/home/.config/tailherd
+  stop_pid "$LAB_DIR/$n/tailherd.pid"
+  rm -rf "$d"
+  if [[ $2 != none ]]; then mkdir -p "$d"; cp "$2" "$d/config.json5"; chown -R $LAB_USER:$LAB_USER "$LAB_DIR/$n/home/.config"; fi
+  tailherd_up "$n"
 }
 tailherd_cli() { # the command as the node's own user
   local n=$1 d=$LAB_DIR/$1; shift

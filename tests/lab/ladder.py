@@ -7,11 +7,11 @@ import threading
 import time
 from datetime import datetime, timezone
 
-from lab import ADMIN, APPS, Http, LAB_DIR, NODES, PREFIX, check, ctl, generate, get, sock, wait
+from lab import ADMIN, LAB_DIR, NODES, Http, check, counted, ctl, generate, get, metric, numbers, sock, wait
 
 LAN = {n: f"10.77.0.{11 + i}" for i, n in enumerate(NODES)}
 LAN_PORT = 11436
-BY = {"mine": "laptop", "second": "desk", "tiny": "gpu", "count": "gpu", "theirs": "colleague"}
+BY = {"mine": "laptop", "second": "desk", "tiny": "gpu", "count": "gpu", "theirs": "colleague", "third": "attic"}
 
 
 # ---- what a node says of itself -----------------------------------------------------------------
@@ -220,3 +220,57 @@ def keep_netmaps():
 def api(node, rest):
     """LocalAPI of the node's tailscaled."""
     return json.loads(ctl("api", node, f"/localapi/v0/{rest}").stdout)
+
+
+# ---- pins ---------------------------------------------------------------------------------------
+def pin(node, name, told=None):
+    """The node's pin of a peer, or None."""
+    return next((p for p in (told or status(node))["pins"] if p["name"] == name), None)
+
+
+def pinned(node, *names):
+    """Waits until the node has a live pin of each."""
+    for name in names:
+        wait(30, f"{node} has a live pin of {name}", lambda: (pin(node, name) or {}).get("state") == "live")
+
+
+def configured(node, **config):
+    """Starts the node's tailherd anew with this configuration; `heal` takes it away."""
+    file = os.path.join(LAB_DIR, f"config-{node}.json5")
+    with open(file, "w", encoding="utf-8") as f:
+        json.dump(config, f)
+    ctl("configure", node, file)
+
+
+def refused_on_lan(node, reason=None):
+    return metric(node, "tailherd_refused_total", listener="lan", **({"reason": reason} if reason else {}))
+
+
+class Streams:
+    """Whole streams of `count`, one after the other, each number looked at, until `stop`."""
+
+    def __init__(self, node, model, by, n=2000):
+        self.node, self.model, self.by, self.n = node, model, by, n
+        self.whole, self.error, self.over = 0, None, False
+        self.thread = threading.Thread(target=self._run, daemon=True)
+        self.thread.start()
+
+    def _run(self):
+        try:
+            while not self.over:
+                with Http(self.node) as h:
+                    r = h.start("POST", "/api/generate", {"model": self.model, "prompt": "x", "options": {"num_predict": self.n}})
+                    check(r.status == 200, f"{r.status} {r.read()[:160]!r}" if r.status != 200 else "")
+                    by = r.getheader("x-tailherd-served-by", "").split("/")[0]
+                    check(by == self.by, f"served by {by}")
+                    check(numbers(r) == counted(self.n), "numbers lost, doubled or reordered")
+                self.whole += 1
+        except Exception as e:
+            self.error = e
+
+    def stop(self):
+        self.over = True
+        self.thread.join(60)
+        check(self.error is None, f"a stream {self.node} > {self.by} of {self.model}: {self.error}")
+        check(self.whole > 0 and not self.thread.is_alive(), f"no stream {self.node} > {self.by} came to its end")
+        return f"{self.whole} streams {self.node} > {self.by} whole"

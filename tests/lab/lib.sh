@@ -14,6 +14,7 @@
 #          desk       belongs to "me", too; `second` `shared`
 #          gpu        tag:ollama; tiny count shared
 #          colleague  belongs to "dev"; `theirs`
+#          attic      belongs to "me"; `third`
 #
 # Every node has its own network and mount namespace (private /etc and /run, so that the daemon's DNS changes never touch
 # the machine and LocalAPI's socket lies at its usual path), its own tailscaled, Ollama on 127.0.0.1:11435 and tailherd
@@ -25,7 +26,7 @@ repo=$(cd "$lab_src/../.." && pwd)
 [[ ! -e ${LAB_DIR:-}/set ]] || LAB_SET=$(cat "$LAB_DIR/set")
 case ${LAB_SET:=mesh} in
   mesh) NODES="laptop gpu nas colleague" TAGGED="gpu nas" USERSPACE="nas" ;;
-  ladder) NODES="laptop desk gpu colleague" TAGGED="gpu" USERSPACE="" ;;
+  ladder) NODES="laptop desk gpu colleague attic" TAGGED="gpu" USERSPACE="" ;;
   *) echo "lab: no mesh $LAB_SET" >&2; exit 1 ;;
 esac
 LAB_USER=20001                     # tailherd runs as nobody in particular, as a service would

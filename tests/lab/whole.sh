@@ -46,8 +46,8 @@ soon_online() {
 }
 
 ladder_whole() {
-  wait_for 30 "laptop lists desk and gpu" lists laptop mine second tiny
-  wait_for 30 "desk lists laptop and gpu" lists desk mine second tiny
+  local n
+  for n in laptop desk attic; do wait_for 30 "$n lists the others" lists "$n" mine second third tiny; done
   wait_for 30 "colleague lists gpu" lists colleague theirs tiny
 }
 
@@ -66,7 +66,7 @@ heal() {
   for n in $NODES; do
     tailscaled_up "$n"; ollama_up "$n"
     has_models "$n" || models "$n"
-    [[ -n ${LAB_NO_HERD:-} ]] || tailherd_up "$n"
+    [[ -n ${LAB_NO_HERD:-} ]] || { [[ ! -e $LAB_DIR/$n/home/.config/tailherd ]] || configure "$n" none; tailherd_up "$n"; }
   done
   for n in $NODES; do soon_online "$n"; done
   for n in $NODES; do wait_for 90 "address of $n" tailnet_ready "$n"; done
@@ -78,7 +78,7 @@ down() {
   for n in $NODES; do
     stop_pid "$LAB_DIR/$n/tailherd.pid"; stop_pid "$LAB_DIR/$n/ollama.pid"; stop_pid "$LAB_DIR/$n/tailscaled.pid" KILL
   done
-  stop_pid "$LAB_DIR/coord/pid" KILL
+  stop_pid "$LAB_DIR/coord/pid" KILL; stop_pid "$LAB_DIR/work/pid" KILL
   for n in $NODES; do stop_pid "$LAB_DIR/$n/holder.pid" KILL; done
   net_down
 }
