@@ -7,6 +7,7 @@
 
 pub mod client;
 pub mod engine;
+pub mod lan;
 pub mod node;
 pub mod tailscaled;
 pub mod tour;

@@ -15,6 +15,7 @@ use tempfile::TempDir;
 use super::Error;
 use super::client::{Call, Stream};
 use super::engine::{Engine, EngineSpec};
+use super::lan::{Plug, Switch};
 use super::tailscaled::{Owner, Tailnet, Tailscaled};
 use crate::app::{App, Setup};
 use crate::config::{self, FixedEnv};
@@ -36,6 +37,8 @@ pub struct NodeSpec {
     /// Whether the program runs there; without it, the engine itself stands on the tailnet's
     /// port 11434 (a bare peer).
     pub sidecar: bool,
+    /// The local network it is on, and its address there.
+    pub lan: Option<(Switch, Ipv4Addr)>,
     /// What its configuration says beyond where engine, socket and listeners are.
     pub config: Value,
 }
@@ -43,12 +46,26 @@ pub struct NodeSpec {
 impl NodeSpec {
     /// A device with the program and, perhaps, an engine.
     pub fn new(name: &str, owner: Owner, engine: Option<EngineSpec>) -> Self {
-        NodeSpec { name: name.to_owned(), owner, engine, sidecar: true, config: json!({}) }
+        NodeSpec {
+            name: name.to_owned(),
+            owner,
+            engine,
+            sidecar: true,
+            lan: None,
+            config: json!({}),
+        }
     }
 
     /// A device with an engine and without the program.
     pub fn bare(name: &str, owner: Owner, engine: EngineSpec) -> Self {
         NodeSpec { sidecar: false, ..NodeSpec::new(name, owner, Some(engine)) }
+    }
+
+    /// The same on a local network, under this address.
+    #[must_use]
+    pub fn on(mut self, switch: &Switch, addr: Ipv4Addr) -> Self {
+        self.lan = Some((switch.clone(), addr));
+        self
     }
 
     /// The same with these keys in its configuration.
@@ -66,6 +83,7 @@ pub struct Node {
     /// Its tailscaled.
     pub daemon: Arc<Tailscaled>,
     engine: Option<Engine>,
+    lan: Option<Plug>,
     sidecar: bool,
     app: Mutex<Option<App>>,
     bound: Bound,
@@ -95,10 +113,12 @@ impl Node {
         };
         let state = tempfile::Builder::new().prefix("tailherd-demo-").tempdir()?;
         let config = configuration(&daemon, engine.as_ref(), spec.config)?;
+        let lan_daemon = Arc::clone(&daemon);
         let node = Node {
             name: spec.name,
             daemon,
             engine,
+            lan: spec.lan.map(|(switch, addr)| switch.plug(addr, lan_daemon)),
             sidecar: spec.sidecar,
             app: Mutex::new(None),
             bound: Bound::default(),
@@ -136,6 +156,9 @@ impl Node {
             self.daemon.port(port, None);
         }
         self.bound.lock().clear();
+        if let Some(lan) = &self.lan {
+            lan.quiet();
+        }
     }
 
     /// Where programs on this device reach it.
@@ -151,6 +174,11 @@ impl Node {
     /// Its engine.
     pub fn engine(&self) -> Option<&Engine> {
         self.engine.as_ref()
+    }
+
+    /// Its place on the local network.
+    pub fn lan(&self) -> Result<&Plug, Error> {
+        self.lan.as_ref().ok_or_else(|| Error::step("lan", "the node is on no local network"))
     }
 
     /// Sends a call to a tailnet port of another node, as a program on this device that is
@@ -180,9 +208,16 @@ impl Node {
     fn sockets(&self) -> Sockets {
         let uid = rustix::process::geteuid().as_raw();
         let (bound, daemon, owner) = (self.bound.clone(), self.daemon.clone(), self.daemon.clone());
+        let (listens, sees, reaches) = (self.lan.clone(), self.lan.clone(), self.lan.clone());
         Sockets::real()
             .placed(|_, _| SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))
             .on_bound(move |kind, wanted, actual| {
+                if kind == ListenerKind::Lan {
+                    if let Some(lan) = &listens {
+                        lan.listening(wanted, actual);
+                    }
+                    return;
+                }
                 bound.lock().push((kind, actual));
                 // In userspace mode every port of the machine is reachable from the tailnet.
                 daemon.port(wanted.port(), Some(actual));
@@ -190,6 +225,8 @@ impl Node {
             .with_other_end(move |_, remote, _| {
                 if owner.owns(remote) { OtherEnd::Daemon } else { OtherEnd::Program { uid } }
             })
+            .with_interfaces(move || sees.as_ref().map_or_else(Vec::new, Plug::interfaces))
+            .with_reach(move |kind, addr| reaches.as_ref().map_or(addr, |p| p.reach(kind, addr)))
     }
 }
 

@@ -7,6 +7,7 @@ mod discovery;
 mod engine_faults;
 mod engine_golden;
 mod http;
+mod lan;
 mod localapi;
 mod mesh_errors;
 mod mesh_failover;
