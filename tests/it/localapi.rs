@@ -93,3 +93,24 @@ async fn the_bell_rings_when_the_list_changes() {
     net.remove("gpu");
     assert!(timeout(SOON, bell.recv()).await.unwrap().is_some());
 }
+
+#[tokio::test]
+async fn the_packet_filter_says_who_reaches_this_node() {
+    let (net, laptop, gpu) = two().await;
+    let api = find(&gpu).await;
+    let reaches = async || {
+        let filter = api.packet_filter().await.unwrap()?;
+        filter.reaches(&laptop.addrs(), &gpu.addrs(), &[11436])
+    };
+    assert_eq!(reaches().await, Some(true));
+    net.policy("laptop", "gpu", false);
+    assert_eq!(reaches().await, Some(false));
+    net.policy("gpu", "laptop", false);
+    net.policy("laptop", "gpu", true);
+    assert_eq!(reaches().await, Some(true), "the other way is not this one");
+    net.coordinator(false);
+    gpu.restart(false).unwrap();
+    assert_eq!(api.packet_filter().await.unwrap(), None, "no list, no filter");
+    gpu.kill();
+    assert!(api.packet_filter().await.is_err());
+}

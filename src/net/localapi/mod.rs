@@ -19,6 +19,7 @@ use super::view::{TailnetNode, TailnetView};
 
 pub mod believe;
 mod bell;
+mod filter;
 mod find;
 mod transport;
 mod wire;

@@ -25,7 +25,7 @@ use crate::net::task::Task;
 const HOST: &str = "local-tailscaled.sock";
 
 /// Longest answer that is read: a status with ten thousand peers is a sixth of it.
-const MAX_ANSWER: usize = 64 << 20;
+pub(super) const MAX_ANSWER: usize = 64 << 20;
 
 /// Longest error text that is kept.
 const MAX_TEXT: usize = 256;
@@ -64,7 +64,7 @@ impl ApiError {
         matches!(self, ApiError::Away { .. })
     }
 
-    fn broken(error: impl Into<crate::net::BoxError>) -> ApiError {
+    pub(super) fn broken(error: impl Into<crate::net::BoxError>) -> ApiError {
         ApiError::Broken(error.into())
     }
 }
@@ -225,7 +225,7 @@ pub(super) async fn text(body: Incoming) -> String {
     read(body).await.map(|body| shorten(&body)).unwrap_or_default()
 }
 
-fn shorten(body: &[u8]) -> String {
+pub(super) fn shorten(body: &[u8]) -> String {
     let text = String::from_utf8_lossy(&body[..body.len().min(MAX_TEXT)]);
     text.trim().chars().filter(|c| !c.is_control()).collect()
 }
