@@ -208,7 +208,8 @@ impl Node {
     fn sockets(&self) -> Sockets {
         let uid = rustix::process::geteuid().as_raw();
         let (bound, daemon, owner) = (self.bound.clone(), self.daemon.clone(), self.daemon.clone());
-        let (listens, sees, reaches) = (self.lan.clone(), self.lan.clone(), self.lan.clone());
+        let (listens, sees) = (self.lan.clone(), self.lan.clone());
+        let (reaches, comes) = (self.lan.clone(), self.lan.clone());
         Sockets::real()
             .placed(|_, _| SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))
             .on_bound(move |kind, wanted, actual| {
@@ -227,6 +228,7 @@ impl Node {
             })
             .with_interfaces(move || sees.as_ref().map_or_else(Vec::new, Plug::interfaces))
             .with_reach(move |kind, addr| reaches.as_ref().map_or(addr, |p| p.reach(kind, addr)))
+            .with_source(move |remote| comes.as_ref().map_or(remote, |p| p.source(remote)))
     }
 }
 

@@ -20,6 +20,7 @@ type Bound = dyn Fn(ListenerKind, SocketAddr, SocketAddr) + Send + Sync;
 type Look = dyn Fn(SocketAddr, SocketAddr, Option<Daemon>) -> OtherEnd + Send + Sync;
 type Interfaces = dyn Fn() -> Vec<Interface> + Send + Sync;
 type Reach = dyn Fn(ListenerKind, SocketAddr) -> SocketAddr + Send + Sync;
+type Source = dyn Fn(SocketAddr) -> SocketAddr + Send + Sync;
 
 /// A machine's ports and its knowledge of connections. Cheap to clone.
 #[derive(Clone)]
@@ -29,6 +30,7 @@ pub struct Sockets {
     look: Arc<Look>,
     interfaces: Arc<Interfaces>,
     reach: Arc<Reach>,
+    source: Arc<Source>,
     multicast: bool,
 }
 
@@ -48,6 +50,7 @@ impl Sockets {
             look: Arc::new(peerproc::other_end),
             interfaces: Arc::new(move || machine.read()),
             reach: Arc::new(|_, addr| addr),
+            source: Arc::new(|remote| remote),
             multicast: true,
         }
     }
@@ -101,6 +104,16 @@ impl Sockets {
         Sockets { reach: Arc::new(reach), ..self }
     }
 
+    /// A machine on which a connection that came from the local network seems to come from
+    /// elsewhere: `source` says from where it really came.
+    #[must_use]
+    pub fn with_source(
+        self,
+        source: impl Fn(SocketAddr) -> SocketAddr + Send + Sync + 'static,
+    ) -> Sockets {
+        Sockets { source: Arc::new(source), ..self }
+    }
+
     /// The addresses of this machine's network devices. Reads files, but only small ones of
     /// the kernel's.
     pub fn interfaces(&self) -> Vec<Interface> {
@@ -111,6 +124,11 @@ impl Sockets {
     /// stays as it is is dialled by way of its link's device.
     pub fn reach(&self, kind: ListenerKind, addr: SocketAddr) -> SocketAddr {
         (self.reach)(kind, addr)
+    }
+
+    /// Where a connection on the local network really came from.
+    pub fn source(&self, remote: SocketAddr) -> SocketAddr {
+        (self.source)(remote)
     }
 
     /// Whether names may be announced and looked for on the machine's networks.

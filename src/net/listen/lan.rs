@@ -72,11 +72,12 @@ impl LanListeners {
         sockets: Sockets,
         timing: &Timing,
     ) -> LanListeners {
-        let (follower, arrivals, state) = Follower::new(ListenerKind::Lan, sockets);
+        let (follower, arrivals, state) = Follower::new(ListenerKind::Lan, sockets.clone());
         let (send, accepted) = mpsc::channel(WAITING);
         let front = Front {
             lan: lan.clone(),
             trust,
+            sockets,
             limit: timing.handshake,
             every: timing.pin_dead / 2,
             tags: Arc::default(),
@@ -126,6 +127,7 @@ async fn run(
 struct Front {
     lan: watch::Receiver<Arc<LanView>>,
     trust: Trust,
+    sockets: Sockets,
     limit: Duration,
     every: Duration,
     tags: Arc<Mutex<Tags>>,
@@ -148,7 +150,9 @@ impl Front {
                 arrival = arrivals.recv() => {
                     let Some(arrival) = arrival else { return };
                     let Some(link) = self.link(arrival.wanted) else { continue };
-                    let from = arrival.remote.ip();
+                    let remote = self.sockets.source(arrival.remote);
+                    let arrival = Arrival { remote, ..arrival };
+                    let from = remote.ip();
                     make_room(&mut strangers, from);
                     let stop = tasks.spawn(self.shake(arrival, link));
                     strangers.push_back(Stranger { task: stop.id(), from, stop });
