@@ -112,6 +112,12 @@ impl Snapshot {
         self.nodes.first().filter(|n| n.is_this())
     }
 
+    /// The way of the local network by which a node can be asked, while no other lives.
+    pub fn lan_only(&self, node: &NodeId) -> Option<&Arc<Path>> {
+        let first = self.ways.get(node)?.iter().find(|path| path.cell.is_alive())?;
+        matches!(first.dial, Dial::Lan { .. }).then_some(first)
+    }
+
     /// The node with that name; `self` is this one.
     pub fn node(&self, name: &NodeName) -> Option<&Arc<Node>> {
         if name.is_self() {

@@ -384,6 +384,14 @@ fn the_local_network_stands_behind_the_tailnet_and_never_pushes_it_away() {
     world.lists("gpu", 2, vec![model("tiny")]);
     assert_eq!(ways(&mut world), "t2+ l7 > t2+");
     assert!(!world.tell(way_of(7)), "known");
+    let lan_only = |world: &mut World| world.see().lan_only(&id("gpu")).map(|p| p.dial.clone());
+    world.state.cells.path(&id("gpu"), &lan(7)).ok(world.now, None);
+    assert_eq!(lan_only(&mut world), None, "the tailnet lives");
+    world.dies("gpu", 2);
+    assert_eq!(lan_only(&mut world), Some(lan(7)));
+    world.state.cells.path(&id("gpu"), &lan(7)).lost();
+    assert_eq!(lan_only(&mut world), None);
+    world.lists("gpu", 2, vec![model("tiny")]);
     // Its list comes by the local network from now on.
     let by_lan = |last| super::Listing { dial: lan(last), ..listing(2, vec![model("tiny")]) };
     let dead = world.dies("gpu", 2);

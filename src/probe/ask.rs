@@ -56,6 +56,12 @@ impl AskError {
     pub(super) fn is_refused(&self) -> bool {
         matches!(self, AskError::Connect(error) if error.is_refused())
     }
+
+    /// Whether nobody was asked: the tailnet does not run, or does not list that address.
+    pub(super) fn is_out_of_reach(&self) -> bool {
+        use ConnectError::{NotListed, NotRunning};
+        matches!(self, AskError::Connect(NotRunning(_) | NotListed(_)))
+    }
 }
 
 impl Answer {

@@ -2,6 +2,7 @@
 //!
 //! A rich peer answers `GET /mesh/v1/offers` on one of the mesh ports; if none does, and rules
 //! allow it, the port of bare Ollamas is tried. What was found is tried first the next time.
+//! While the tailnet's way is not alive, a living way of the local network serves as well.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -42,6 +43,8 @@ pub(super) enum Whom {
 pub(super) struct Memory {
     /// Where a server was found.
     known: Option<Known>,
+    /// What it last said by way of the local network.
+    lan: Option<Known>,
     /// Whether a sidecar ever answered, be it with a refusal.
     rich: bool,
     /// Which of its addresses is tried next.
@@ -68,6 +71,25 @@ pub(super) enum Outcome {
     Dead,
     /// There is no server for us.
     Nothing,
+}
+
+impl Memory {
+    /// What was last heard there.
+    fn held(&self, to: &Target, kind: NodeKind) -> Option<&Known> {
+        [&self.known, &self.lan].into_iter().flatten().find(|k| k.to == *to && k.kind == kind)
+    }
+
+    #[cfg(test)]
+    pub(super) fn knows(&self, to: &Target) -> bool {
+        self.known.as_ref().is_some_and(|known| known.to == *to)
+    }
+
+    fn keep(&mut self, known: Known) {
+        match known.to.dial {
+            Dial::Lan { .. } => self.lan = Some(known),
+            _ => self.known = Some(known),
+        }
+    }
 }
 
 impl Whom {
@@ -98,6 +120,8 @@ pub(super) enum Why {
     Silent(#[from] AskError),
     #[error("it refuses this node")]
     Refuses,
+    #[error("it answers over the tailnet only")]
+    UseTailnet,
     #[error("no server found")]
     NoServer,
     #[error("{0}")]
@@ -122,7 +146,7 @@ impl Why {
     fn is_sure(&self) -> bool {
         match self {
             Why::Silent(error) => error.is_refused(),
-            Why::Refuses | Why::Elsewhere => true,
+            Why::Refuses | Why::UseTailnet | Why::Elsewhere => true,
             Why::NoServer | Why::NoEngine(_) | Why::Odd(_) => false,
         }
     }
@@ -132,7 +156,7 @@ impl Why {
         match self {
             Why::Silent(error) => error.is_refused(),
             Why::Elsewhere => false,
-            Why::Refuses | Why::NoServer | Why::NoEngine(_) | Why::Odd(_) => true,
+            Why::Refuses | Why::UseTailnet | Why::NoServer | Why::NoEngine(_) | Why::Odd(_) => true,
         }
     }
 }
@@ -142,6 +166,7 @@ fn failed(tools: &Tools, node: &NodeId, memory: &Memory, why: &Why) -> Outcome {
     tracing::debug!(%node, %why, "a look found nothing");
     let Some(known) = &memory.known else {
         let why = match why {
+            Why::Silent(error) if error.is_out_of_reach() => "no way to it now".to_owned(),
             Why::Silent(_) => Why::NoServer.to_string(),
             other => other.to_string(),
         };
@@ -162,14 +187,37 @@ async fn look_again(tools: &Tools, memory: &mut Memory) -> Option<Result<(), Why
         NodeKind::Bare | NodeKind::This => look_at_engine(tools, &to, memory).await,
     };
     if let Err(why) = &found {
-        let path = tools.directory.path(&to.node, &to.dial);
-        let died = match why.is_sure() {
-            true => path.lost(),
-            false => path.miss(tools.ask.timing.probe_misses),
-        };
-        if died {
-            tools.directory.send(Event::Paths(to.node.clone()));
-        }
+        missed(tools, &to, why);
+    }
+    Some(found)
+}
+
+/// Keeps count of misses on a path, and says why.
+fn missed(tools: &Tools, to: &Target, why: &Why) {
+    let path = tools.directory.path(&to.node, &to.dial);
+    let changed = match why {
+        Why::UseTailnet => path.stand_by(),
+        why if why.is_sure() => path.lost(),
+        _ => path.miss(tools.ask.timing.probe_misses),
+    };
+    if !path.is_alive() {
+        path.because(&why.to_string());
+    }
+    if changed {
+        tools.directory.send(Event::Paths(to.node.clone()));
+    }
+}
+
+/// Reads a peer's list by the local network, as long as a way there lives and none of another
+/// kind does.
+async fn look_by_lan(tools: &Tools, node: &NodeId, memory: &mut Memory) -> Option<Result<(), Why>> {
+    let snapshot = tools.directory.load();
+    let path = snapshot.lan_only(node)?;
+    let (dial, prefix) = (path.dial.clone(), path.prefix.clone());
+    let to = Target { node: node.clone(), dial, prefix };
+    let found = look_at_offers(tools, &to, memory).await;
+    if let Err(why) = &found {
+        missed(tools, &to, why);
     }
     Some(found)
 }
@@ -181,6 +229,16 @@ async fn look_at_peer(tools: &Tools, peer: &Peer, memory: &mut Memory) -> Result
         Dial::Loopback(_) | Dial::Lan { .. } | Dial::Configured { .. } => true,
     };
     memory.known = memory.known.take().filter(is_its_own);
+    // First, because it answers at once, and what is silent takes its time to be.
+    let by_lan = look_by_lan(tools, &peer.who.id, memory).await;
+    let found = look_at_tailnet(tools, peer, memory).await;
+    match (found, by_lan) {
+        (Err(_), Some(Ok(()))) => Ok(()),
+        (found, _) => found,
+    }
+}
+
+async fn look_at_tailnet(tools: &Tools, peer: &Peer, memory: &mut Memory) -> Result<(), Why> {
     match look_again(tools, memory).await {
         Some(Ok(())) => Ok(()),
         // A silent machine is silent on every port.
@@ -248,11 +306,11 @@ pub(super) async fn look_at_offers(
     to: &Target,
     memory: &mut Memory,
 ) -> Result<(), Why> {
-    let held = memory.known.as_ref().filter(|k| k.to == *to && k.kind == NodeKind::Rich);
-    let tag = held.and_then(|k| k.tag.clone());
+    let held = memory.held(to, NodeKind::Rich).cloned();
+    let tag = held.as_ref().and_then(|k| k.tag.clone());
     let answer = tools.ask.get(to, wire::OFFERS, tag.as_deref()).await?;
     memory.rich |= answer.is_tailherd();
-    let listing = match (answer.status, held.and_then(|k| k.listing.clone())) {
+    let listing = match (answer.status, held.and_then(|k| k.listing)) {
         (StatusCode::NOT_MODIFIED, Some(listing)) => listing,
         (StatusCode::OK, _) if answer.header("content-type").starts_with(wire::CONTENT_TYPE) => {
             let offers = wire::Offers::decode(&answer.body).map_err(|e| Why::Odd(e.to_string()))?;
@@ -265,6 +323,7 @@ pub(super) async fn look_at_offers(
             }
         }
         (StatusCode::FORBIDDEN, _) if answer.is_tailherd() => return Err(Why::Refuses),
+        (StatusCode::MISDIRECTED_REQUEST, _) => return Err(Why::UseTailnet),
         _ => return Err(Why::NoServer),
     };
     let tag = Some(answer.header("etag").to_owned()).filter(|tag| !tag.is_empty());
@@ -276,7 +335,7 @@ pub(super) async fn look_at_offers(
 
 /// Asks an engine itself: a bare peer's or a configured one.
 async fn look_at_engine(tools: &Tools, to: &Target, memory: &mut Memory) -> Result<(), Why> {
-    let held = memory.known.as_ref().filter(|k| k.to == *to && k.kind == NodeKind::Bare);
+    let held = memory.held(to, NodeKind::Bare);
     let identity = match held.and_then(|k| k.identity.clone()) {
         // Identified again after each death: something else may listen there now.
         Some(identity) if tools.directory.path(&to.node, &to.dial).is_alive() => identity,
@@ -350,7 +409,7 @@ async fn heard(
         fill(&mut listing);
         tell(&listing);
     }
-    memory.known = Some(Known { listing: Some(listing), ..known });
+    memory.keep(Known { listing: Some(listing), ..known });
 }
 
 async fn look_at_server(tools: &Tools, server: &Server, memory: &mut Memory) -> Result<(), Why> {

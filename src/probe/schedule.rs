@@ -31,6 +31,8 @@ pub(super) struct Schedule {
     /// Told when the look that is asked for is one at this node's own engines.
     own: Arc<Notify>,
     turns: BTreeMap<NodeId, Turn>,
+    /// Nodes that can be asked by the local network alone, as last seen.
+    by_lan: HashSet<NodeId>,
     running: JoinSet<(NodeId, Memory, Outcome)>,
 }
 
@@ -83,12 +85,13 @@ impl Waits {
 impl Schedule {
     pub(super) fn new(tools: Arc<Tools>, servers: Vec<Server>, own: Arc<Notify>) -> Schedule {
         let (peers, looks) = (tools.directory.peers(), tools.directory.looks());
-        let (turns, running) = (BTreeMap::new(), JoinSet::new());
-        Schedule { tools, servers, here: None, peers, looks, own, turns, running }
+        let (turns, by_lan, running) = (BTreeMap::new(), HashSet::new(), JoinSet::new());
+        Schedule { tools, servers, here: None, peers, looks, own, turns, by_lan, running }
     }
 
     /// Runs until the directory is gone.
     pub(super) async fn run(mut self) {
+        let mut pictures = self.tools.directory.changed();
         self.update();
         loop {
             self.start_due();
@@ -96,6 +99,10 @@ impl Schedule {
             tokio::select! {
                 changed = self.peers.changed() => match changed {
                     Ok(()) => self.update(),
+                    Err(_) => return,
+                },
+                changed = pictures.changed() => match changed {
+                    Ok(()) => self.notice_ways(),
                     Err(_) => return,
                 },
                 Some((node, _)) = self.looks.recv() => self.hurry(&node),
@@ -151,6 +158,18 @@ impl Schedule {
                 turn.again = turn.running;
             }
         }
+    }
+
+    /// A node that was given up can be asked again once a way of the local network to it lives.
+    fn notice_ways(&mut self) {
+        let snapshot = self.tools.directory.load();
+        let ids = snapshot.ways.keys();
+        let now: HashSet<NodeId> =
+            ids.filter(|id| snapshot.lan_only(id).is_some()).cloned().collect();
+        for node in now.difference(&self.by_lan).cloned().collect::<Vec<_>>() {
+            self.hurry(&node);
+        }
+        self.by_lan = now;
     }
 
     /// Looks at a node now, or as soon as the running look ends.

@@ -18,7 +18,7 @@ use super::peers::{Memory, Outcome, Tools, Whom, look};
 use super::*;
 use crate::api::wire;
 use crate::config::Server as Url;
-use crate::directory::testing::{id, peer};
+use crate::directory::testing::{id, lan, peer};
 use crate::directory::{DirectoryConfig, Event, Identity, Settings, Snapshot};
 use crate::net::{Connector, TailnetView};
 use crate::types::{Dial, EngineKind, ModelKey, NodeId};
@@ -391,4 +391,85 @@ async fn what_was_just_made_here_is_listed_at_once() {
     let this = directory.load().nodes[0].id.clone();
     directory.look_at(&this, crate::directory::Look::List);
     listed("copied").await;
+}
+
+#[tokio::test]
+async fn a_peer_is_asked_by_the_local_network_while_no_other_way_lives() {
+    let tools = tools();
+    let server = Canned::start(BTreeMap::from([("GET /mesh/v1/offers", offers(&["a"]))])).await;
+    let gpu = peer("gpu", 2);
+    let dial = lan(7);
+    tools.directory.send(Event::Peers(vec![gpu.clone()]));
+    tools.directory.send(Event::Way { node: id("gpu"), dial: dial.clone(), prefix: "".into() });
+    let mut memory = Memory::default();
+    let to = server.to(id("gpu"));
+    peers::look_at_offers(&tools, &to, &mut memory).await.unwrap();
+    let way = tools.directory.path(&id("gpu"), &dial);
+    way.ok(tools.ask.clock.now(), None);
+    seen(&tools).await;
+    // Nobody can be dialled there in this test: that it was tried shows in what it missed.
+    let misses = || way.misses.load(std::sync::atomic::Ordering::Relaxed);
+    assert_eq!(look(&tools, &Whom::Peer(gpu.clone()), &mut memory).await, Outcome::Alive);
+    assert_eq!(misses(), 0, "the tailnet lives");
+    drop(server);
+    tokio::task::yield_now().await;
+    assert_eq!(look(&tools, &Whom::Peer(gpu.clone()), &mut memory).await, Outcome::Dead);
+    assert_eq!(misses(), 0, "it was the tailnet that was tried");
+    seen(&tools).await;
+    for missed in [1, 2, 2] {
+        look(&tools, &Whom::Peer(gpu.clone()), &mut memory).await;
+        assert_eq!(misses(), missed);
+    }
+    assert!(!way.is_alive() && way.why().contains("192.168.1.7"), "{}", way.why());
+    // What it said by the tailnet is asked for again there, and known by its tag.
+    assert!(memory.knows(&to), "the local network pushed the tailnet away");
+}
+
+#[tokio::test]
+async fn a_way_on_which_a_peer_calls_us_elsewhere_stands_by() {
+    let tools = tools();
+    let server = Canned::start(BTreeMap::from([("GET /mesh/v1/offers", offers(&["a"]))])).await;
+    let gpu = peer("gpu", 2);
+    tools.directory.send(Event::Peers(vec![gpu.clone()]));
+    let (mut memory, to) = (Memory::default(), server.to(id("gpu")));
+    peers::look_at_offers(&tools, &to, &mut memory).await.unwrap();
+    server.say("GET /mesh/v1/offers", 421, "", String::new());
+    look(&tools, &Whom::Peer(gpu), &mut memory).await;
+    let path = tools.directory.path(&to.node, &to.dial);
+    assert!(path.is_standby() && path.why().contains("over the tailnet"), "{}", path.why());
+}
+
+#[tokio::test]
+async fn a_node_is_looked_at_as_soon_as_a_way_of_the_local_network_lives() {
+    let (clock, timing) = (Clock::start(), Timing::shrunk());
+    let timing = Timing { probe_backoff: Duration::from_secs(3600), ..timing };
+    let directory = directory(clock);
+    let config = ProbeConfig {
+        local: Some(Vec::new()),
+        servers: Vec::new(),
+        mesh_ports: Vec::new(),
+        bare_port: 0,
+        ours: watch::channel(Vec::new()).1,
+        state: None,
+        timing: timing.clone(),
+    };
+    let gpu = crate::directory::Peer { addrs: Vec::new(), ..peer("gpu", 2) };
+    directory.send(Event::Peers(vec![gpu]));
+    directory.settled().await;
+    let _probes = Probes::start(config, &directory, &pool(clock, &timing), clock);
+    let waits = |snapshot: &Snapshot| snapshot.unused.iter().any(|u| u.why == "no server found");
+    let mut changed = directory.changed();
+    while !waits(&directory.load()) {
+        tokio::time::timeout(Duration::from_secs(5), changed.changed()).await.unwrap().unwrap();
+    }
+    directory.send(Event::Way { node: id("gpu"), dial: lan(7), prefix: "".into() });
+    let way = directory.path(&id("gpu"), &lan(7));
+    way.ok(clock.now(), None);
+    directory.send(Event::Paths(id("gpu")));
+    let looked = tokio::time::timeout(Duration::from_secs(5), async {
+        while way.misses.load(std::sync::atomic::Ordering::Relaxed) == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    });
+    looked.await.unwrap();
 }
