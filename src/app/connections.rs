@@ -53,8 +53,18 @@ impl Connections {
         self.open.load(Relaxed)
     }
 
-    /// Serves one connection in a task of its own. Over the limit it is closed at once: a
-    /// full house must not make those inside wait.
+    /// A place for one more connection. Over the limit there is none, and it has to be closed
+    /// at once: a full house must not make those inside wait.
+    pub(super) fn place(self: &Arc<Self>) -> Option<Place> {
+        if self.open.fetch_add(1, Relaxed) >= self.most {
+            self.open.fetch_sub(1, Relaxed);
+            tracing::warn!(most = self.most, "a connection was closed: limits.connections");
+            return None;
+        }
+        Some(Place(Arc::clone(self)))
+    }
+
+    /// Serves one connection in a task of its own, if there is a place for it.
     pub(super) fn serve<I, S, F>(self: &Arc<Self>, io: I, service: S)
     where
         I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -64,29 +74,44 @@ impl Connections {
             + 'static,
         F: Future<Output = Result<Response<Body>, Infallible>> + Send + 'static,
     {
-        if self.open.fetch_add(1, Relaxed) >= self.most {
-            self.open.fetch_sub(1, Relaxed);
-            tracing::warn!(most = self.most, "a connection was closed: limits.connections");
-            return;
+        if let Some(place) = self.place() {
+            place.serve(io, service);
         }
-        let place = Place(Arc::clone(self));
-        let mut draining = self.draining.clone();
+    }
+}
+
+/// A connection's place, until it is dropped.
+pub(super) struct Place(Arc<Connections>);
+
+impl Place {
+    /// Serves the connection in a task of its own.
+    pub(super) fn serve<I, S, F>(self, io: I, service: S)
+    where
+        I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible, Future = F>
+            + Clone
+            + Send
+            + 'static,
+        F: Future<Output = Result<Response<Body>, Infallible>> + Send + 'static,
+    {
+        let Connections { timing, draining, .. } = &*self.0;
+        let mut draining = draining.clone();
         let begun = Arc::new(AtomicBool::new(false));
         let saw = Arc::clone(&begun);
         let service = service.map_request(move |request| {
             saw.store(true, Relaxed);
             request
         });
-        let first_head = tokio::time::sleep(self.timing.head);
+        let first_head = tokio::time::sleep(timing.head);
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
-            .header_read_timeout(self.timing.idle_connection)
+            .header_read_timeout(timing.idle_connection)
             .max_headers(HEAD_FIELDS)
             .max_header_size(HEAD_BYTES)
             .max_buf_size(BUFFER)
             .serve_connection(TokioIo::new(Strict::new(io)), TowerToHyperService::new(service));
         tokio::spawn(async move {
-            let _place = place;
+            let _place = self;
             tokio::pin!(connection, first_head);
             let (mut told, mut looked) = (false, false);
             loop {
@@ -177,8 +202,6 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Strict<I> {
         self.io.is_write_vectored()
     }
 }
-
-struct Place(Arc<Connections>);
 
 impl Drop for Place {
     fn drop(&mut self) {

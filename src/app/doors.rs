@@ -7,24 +7,31 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use tokio::sync::watch;
-use tokio::task::JoinHandle;
+use tokio::sync::{Semaphore, watch};
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::timeout;
 use tower::service_fn;
 
 use crate::admin::Admin;
 use crate::config::{Config, ListenAt};
-use crate::net::listen::{bind, bridge, unix};
-use crate::net::{Callers, Listener, MeshListeners, MeshPort, Sockets};
+use crate::net::listen::{bind, bridge, is_tls, tls_hello, unix};
+use crate::net::{
+    Accepted, Callers, LanAccepted, LanListeners, Listener, MeshListeners, MeshPort, Sockets,
+};
 use crate::proxy::{self, Door, Proxy, Who};
-use crate::types::{Caller, ListenerKind};
+use crate::trust::Trust;
+use crate::types::{Caller, ListenerKind, Timing};
 
 use super::StartError;
-use super::connections::Connections;
+use super::connections::{Connections, Place};
 use super::router::Router;
 
 /// Where apps are served if another program holds Ollama's port and nothing else was asked
 /// for.
 const SECOND_PORT: u16 = 11534;
+
+/// Most TLS handshakes with nodes of the tailnet at once.
+const HANDSHAKES: usize = 8;
 
 /// All listeners.
 pub(super) struct Doors {
@@ -40,6 +47,11 @@ pub(super) struct Doors {
     /// Own addresses, for probes that must not take us for an engine.
     own: watch::Sender<Vec<SocketAddr>>,
     mesh: Mutex<Option<watch::Receiver<Vec<MeshPort>>>>,
+    lan: Mutex<Option<watch::Receiver<Vec<MeshPort>>>>,
+    trust: Trust,
+    timing: Arc<Timing>,
+    /// TLS handshakes on the mesh port that may be under way at once.
+    handshakes: Semaphore,
 }
 
 impl Doors {
@@ -49,6 +61,8 @@ impl Doors {
         connections: Arc<Connections>,
         router: Router,
         admin: Arc<Admin>,
+        trust: Trust,
+        timing: Arc<Timing>,
     ) -> Arc<Doors> {
         Arc::new(Doors {
             sockets,
@@ -61,6 +75,10 @@ impl Doors {
             tasks: Mutex::default(),
             own: watch::channel(Vec::new()).0,
             mesh: Mutex::default(),
+            lan: Mutex::default(),
+            trust,
+            timing,
+            handshakes: Semaphore::new(HANDSHAKES),
         })
     }
 
@@ -191,12 +209,53 @@ impl Doors {
         *self.mesh.lock() = Some(listeners.state());
         let doors = Arc::clone(self);
         self.keep(async move {
-            while let Some(accepted) = listeners.accept().await {
-                let (local, remote) = (accepted.local, accepted.remote);
-                let identity = doors.callers.connection(ListenerKind::Mesh, local, remote);
-                let door = Door { kind: ListenerKind::Mesh, local: Some(local) };
-                let service = doors.router.service(door, Arc::new(identity));
-                doors.connections.serve(accepted.stream, service);
+            // Those of whom it is not known yet what they speak; they end with this door.
+            let mut arriving = JoinSet::new();
+            loop {
+                tokio::select! {
+                    accepted = listeners.accept() => {
+                        let Some(accepted) = accepted else { return };
+                        let Some(place) = doors.connections.place() else { continue };
+                        arriving.spawn(Arc::clone(&doors).arrive(accepted, place));
+                    }
+                    Some(_) = arriving.join_next() => {}
+                }
+            }
+        });
+    }
+
+    /// Plain HTTP, or TLS for a hello: the first byte tells.
+    async fn arrive(self: Arc<Self>, accepted: Accepted, place: Place) {
+        let Accepted { stream, local, remote } = accepted;
+        let identity = Arc::new(self.callers.connection(ListenerKind::Mesh, local, remote));
+        let door = Door { kind: ListenerKind::Mesh, local: Some(local) };
+        match timeout(self.timing.head, is_tls(&stream)).await {
+            Ok(false) => place.serve(stream, self.router.service(door, identity, None)),
+            Ok(true) => {
+                // Over the limit they wait for each other, and not for long.
+                let limit = self.timing.handshake;
+                let Ok(Ok(_turn)) = timeout(limit, self.handshakes.acquire()).await else { return };
+                match tls_hello(stream, &self.trust, limit).await {
+                    Ok((io, key)) => place.serve(io, self.router.greeting(identity, key)),
+                    Err(error) => tracing::debug!(%remote, %error, "no TLS on the mesh port"),
+                }
+            }
+            // Connected, and never said anything.
+            Err(_) => {}
+        }
+    }
+
+    /// Serves pinned peers on the local network, wherever that may be used.
+    pub(super) fn open_lan(self: &Arc<Self>, mut listeners: LanListeners) {
+        *self.lan.lock() = Some(listeners.state());
+        let doors = Arc::clone(self);
+        self.keep(async move {
+            while let Some(LanAccepted { io, key, local, remote }) = listeners.accept().await {
+                doors.router.mesh.came_from(&key, remote.ip());
+                let identity = doors.callers.pinned(&doors.trust, key, local, remote);
+                let door = Door { kind: ListenerKind::Lan, local: Some(local) };
+                let service = doors.router.service(door, Arc::new(identity), Some(key));
+                doors.connections.serve(io, service);
             }
         });
     }
@@ -214,10 +273,12 @@ impl Doors {
     /// What could not be opened, also on the mesh.
     pub(super) fn troubles(&self) -> Vec<String> {
         let mut troubles = self.troubles.lock().clone();
-        if let Some(mesh) = &*self.mesh.lock() {
-            let ports = mesh.borrow();
-            let failed = ports.iter().filter_map(|p| Some((p.addr, p.error.as_ref()?)));
-            troubles.extend(failed.map(|(addr, error)| format!("mesh {addr}: {error}")));
+        for (kind, ports) in [("mesh", &self.mesh), ("lan", &self.lan)] {
+            if let Some(ports) = &*ports.lock() {
+                let ports = ports.borrow();
+                let failed = ports.iter().filter_map(|p| Some((p.addr, p.error.as_ref()?)));
+                troubles.extend(failed.map(|(addr, error)| format!("{kind} {addr}: {error}")));
+            }
         }
         troubles
     }

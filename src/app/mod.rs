@@ -9,6 +9,7 @@ mod connections;
 pub mod control;
 mod doors;
 mod observe;
+mod pins;
 mod preload;
 mod reload;
 mod router;
@@ -29,13 +30,15 @@ use crate::config::Config;
 use crate::directory::{Directory, DirectoryConfig, Identity};
 use crate::discover::{self, Discovery};
 use crate::gate::{Gates, GatesConfig, OllamaLoader};
-use crate::mesh::Mesh;
+use crate::mesh::{self, Hellos, Meets, Mesh};
 use crate::net::localapi;
-use crate::net::{Callers, Connector, MeshListeners, Pool, Sockets, TailnetView};
+use crate::net::{
+    Callers, Connector, LanListeners, LanView, MeshListeners, Pool, Sockets, TailnetView,
+};
 use crate::probe::Probes;
 use crate::proxy::{self, Proxy};
 use crate::telemetry::{Clock, Events, Metrics};
-use crate::trust::{Access, Tailnet};
+use crate::trust::{Access, Bounds, Tailnet, Trust};
 use crate::types::{ListenerKind, NodeName, Timing};
 
 use connections::Connections;
@@ -99,6 +102,9 @@ pub struct App {
     tasks: Mutex<Vec<tokio::task::JoinHandle<()>>>,
     probes: Mutex<Option<Probes>>,
     looking: reload::Looking,
+    trust: Trust,
+    _lan: watch::Sender<Arc<LanView>>,
+    _sidecars: (Hellos, Meets),
     _lock: Option<state::Lock>,
 }
 
@@ -122,8 +128,17 @@ impl App {
         let nobody = Access::resolve(&config, &Tailnet::default());
         let (access_tx, access) = watch::channel(Arc::new(nobody));
         let localapi = localapi::Current::default();
-        let connector = Connector::new(view.clone(), Arc::clone(&localapi), Timing::clone(&timing));
-        let pool = Pool::new(connector, clock, &timing);
+        let trust = Trust::open(state.as_deref(), Bounds::of(&config));
+        let (lan_tx, lan) = watch::channel(Arc::new(LanView::default()));
+        let connector = Connector::with_lan(
+            view.clone(),
+            Arc::clone(&localapi),
+            lan.clone(),
+            trust.clone(),
+            sockets.clone(),
+            Timing::clone(&timing),
+        );
+        let pool = Pool::new(connector.clone(), clock, &timing);
 
         let directory = Directory::start(
             DirectoryConfig {
@@ -181,8 +196,18 @@ impl App {
             clock,
             config: config_rx.clone(),
         });
-        let mesh =
-            Arc::new(Mesh { directory: Arc::clone(&directory), instance: Arc::clone(&instance) });
+        let parts = mesh::Parts {
+            directory: Arc::clone(&directory),
+            trust: trust.clone(),
+            tailnet: view.clone(),
+            lan: lan.clone(),
+            connector,
+            events: Arc::clone(&events),
+            clock,
+            timing: Arc::clone(&timing),
+        };
+        let (mesh, callbacks) = Mesh::new(parts.clone(), Arc::clone(&instance));
+        let mesh = Arc::new(mesh);
         let router = Router { proxy: Arc::clone(&proxy), mesh, admin: Arc::clone(&admin), access };
 
         let (draining, drained) = watch::channel(false);
@@ -197,11 +222,26 @@ impl App {
             bell,
         );
         callers.look_up_users(config.names_users());
-        let doors = Doors::new(sockets.clone(), callers, Arc::clone(&connections), router, admin);
+        let doors = Doors::new(
+            sockets.clone(),
+            callers,
+            Arc::clone(&connections),
+            router,
+            admin,
+            trust.clone(),
+            Arc::clone(&timing),
+        );
         doors.open_apps(&config).await?;
         doors.open_admin(config.admin_listen);
         let ports = config.tailnet.ports.clone();
-        doors.open_mesh(MeshListeners::follow(view.clone(), ports, sockets, &timing));
+        let mesh_ports =
+            MeshListeners::follow(view.clone(), ports.clone(), sockets.clone(), &timing);
+        doors.open_mesh(mesh_ports);
+        if let Some(port) = ports.first() {
+            doors.open_lan(LanListeners::follow(lan, trust.clone(), *port, sockets, &timing));
+        }
+        let hellos = Hellos::start(parts.clone(), ports, callbacks);
+        let meets = Meets::start(parts);
 
         let tasks = vec![
             tokio::spawn(names(view, own)),
@@ -216,6 +256,7 @@ impl App {
                 Arc::clone(&directory),
                 Arc::clone(&gates),
             )),
+            tokio::spawn(pins::keep(trust.clone(), Arc::clone(&events), timing.save)),
         ];
         let ours = doors.own_addresses();
         let looking = reload::Looking { ours, state, pool, clock };
@@ -234,6 +275,9 @@ impl App {
             tasks: Mutex::new(tasks),
             probes: Mutex::new(Some(probes)),
             looking,
+            trust,
+            _lan: lan_tx,
+            _sidecars: (hellos, meets),
             _lock: lock,
         })
     }
@@ -275,6 +319,9 @@ impl App {
         let deadline = tokio::time::Instant::now() + self.drain;
         while self.connections.open() > 0 && tokio::time::Instant::now() < deadline {
             tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        if let Some(error) = pins::save(&self.trust).await {
+            tracing::warn!("pins could not be saved: {error}");
         }
     }
 }

@@ -13,6 +13,7 @@ use crate::net::Pool;
 use crate::probe::{ProbeConfig, Probes};
 use crate::proxy;
 use crate::telemetry::Clock;
+use crate::trust::Bounds;
 use crate::types::Timing;
 
 use super::App;
@@ -71,6 +72,7 @@ impl App {
         let config = Arc::new(config);
         self.settings.store(Arc::new(proxy::Settings::new(Arc::clone(&config))));
         self.gates.set_limit(config.limits.queue);
+        self.trust.set_bounds(Bounds::of(&config));
         let settings = directory_settings(&config, &self.proxy.timing);
         self.directory.send(Event::Settings(settings));
         if looks_elsewhere(&old, &config) {

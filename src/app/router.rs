@@ -1,11 +1,15 @@
-//! The mesh port: control requests of sidecars, observation, and everything else to the proxy.
+//! The mesh port and the local network: control requests of sidecars, observation, and
+//! everything else to the proxy.
+//!
+//! Which control requests exist is fixed by the connection: hello only inside TLS over the
+//! tailnet, a meeting only on the local network.
 
 use std::convert::Infallible;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderValue};
-use http::{Method, Request, Response, StatusCode};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use tokio::sync::watch;
 use tower::util::BoxCloneSyncService;
@@ -16,10 +20,13 @@ use crate::api::browser;
 use crate::mesh::{self, Mesh};
 use crate::net::{Body, Identity, full};
 use crate::proxy::{self, Door, Proxy, Who};
-use crate::trust::Access;
-use crate::types::{ListenerKind, Verb};
+use crate::trust::{Access, Granted};
+use crate::types::{Caller, ListenerKind, PublicKey, Verb};
 
-/// What the mesh port needs beside the proxy.
+/// Why a control request is refused, as it is counted, and the answer.
+type No = (&'static str, StatusCode);
+
+/// What these doors need beside the proxy.
 #[derive(Clone)]
 pub(super) struct Router {
     pub(super) proxy: Arc<Proxy>,
@@ -29,8 +36,15 @@ pub(super) struct Router {
 }
 
 impl Router {
-    /// The service of one connection on the mesh port.
-    pub(super) fn service(&self, door: Door, identity: Arc<Identity>) -> proxy::Service {
+    /// The service of one connection on the mesh port, or on the local network, where its other
+    /// end proved to hold `key`.
+    pub(super) fn service(
+        &self,
+        door: Door,
+        identity: Arc<Identity>,
+        key: Option<PublicKey>,
+    ) -> proxy::Service {
+        let kind = door.kind;
         let rest = proxy::service(&self.proxy, door, Who::Connection(Arc::clone(&identity)));
         let router = self.clone();
         BoxCloneSyncService::new(service_fn(move |request: Request<Incoming>| {
@@ -39,28 +53,84 @@ impl Router {
                 let path = request.uri().path();
                 let ours = path.starts_with(mesh::PREFIX)
                     || matches!(path, "/metrics" | "/status" | "/healthz" | "/readyz");
-                if ours {
-                    Ok::<_, Infallible>(router.control(&request, &identity).await)
-                } else {
-                    rest.oneshot(request).await
+                match key {
+                    _ if !ours => rest.oneshot(request).await,
+                    Some(key) if Mesh::is_meeting(&request) => {
+                        Ok(router.meeting(request, &identity, &key).await)
+                    }
+                    _ => Ok::<_, Infallible>(router.control(&request, kind, &identity).await),
                 }
             }
         }))
     }
 
-    async fn control(&self, request: &Request<Incoming>, identity: &Identity) -> Response<Body> {
-        let refuse = |reason: &'static str, status| {
-            self.proxy.metrics.refused(ListenerKind::Mesh, reason);
-            text(status, "")
-        };
-        if browser::mesh(request.headers(), &self.proxy.settings.load().listed).is_err() {
-            return refuse("browser", StatusCode::FORBIDDEN);
+    /// The service of one connection inside TLS on the mesh port, whose other end proved to
+    /// hold `key`: for a hello, and nothing else.
+    pub(super) fn greeting(&self, identity: Arc<Identity>, key: PublicKey) -> proxy::Service {
+        let router = self.clone();
+        BoxCloneSyncService::new(service_fn(move |request: Request<Incoming>| {
+            let (router, identity) = (router.clone(), Arc::clone(&identity));
+            async move {
+                let kind = ListenerKind::Mesh;
+                let answer = match router.known(request.headers(), kind, &identity).await {
+                    Ok((caller, granted)) => {
+                        router.mesh.hello(request, &caller, &granted, key).await
+                    }
+                    Err(no) => router.refuse(kind, no),
+                };
+                Ok::<_, Infallible>(answer)
+            }
+        }))
+    }
+
+    async fn meeting(
+        &self,
+        request: Request<Incoming>,
+        identity: &Identity,
+        key: &PublicKey,
+    ) -> Response<Body> {
+        match self.no_browser(request.headers()) {
+            Ok(()) => self.mesh.meet(request, identity, key).await,
+            Err(no) => self.refuse(ListenerKind::Lan, no),
         }
-        let caller = match identity.caller().await {
-            Ok(caller) => caller,
-            Err(refusal) => return refuse(refusal.label(), refusal.status()),
-        };
+    }
+
+    fn refuse(&self, kind: ListenerKind, (reason, status): No) -> Response<Body> {
+        self.proxy.metrics.refused(kind, reason);
+        text(status, "")
+    }
+
+    fn no_browser(&self, headers: &HeaderMap) -> Result<(), No> {
+        browser::mesh(headers, &self.proxy.settings.load().listed)
+            .map_err(|_| ("browser", StatusCode::FORBIDDEN))
+    }
+
+    /// Who asks, and what they may do here.
+    async fn known(
+        &self,
+        headers: &HeaderMap,
+        kind: ListenerKind,
+        identity: &Identity,
+    ) -> Result<(Arc<Caller>, Granted), No> {
+        self.no_browser(headers)?;
+        let caller = identity.caller().await.map_err(|no| (no.label(), no.status()))?;
+        if kind == ListenerKind::Mesh {
+            self.mesh.reached(&caller);
+        }
         let granted = self.access.borrow().of(&caller);
+        Ok((caller, granted))
+    }
+
+    async fn control(
+        &self,
+        request: &Request<Incoming>,
+        kind: ListenerKind,
+        identity: &Identity,
+    ) -> Response<Body> {
+        let granted = match self.known(request.headers(), kind, identity).await {
+            Ok((_, granted)) => granted,
+            Err(no) => return self.refuse(kind, no),
+        };
         let path = request.uri().path();
         if path.starts_with(mesh::PREFIX) {
             return self.mesh.answer(request, &granted);
@@ -71,7 +141,7 @@ impl Router {
         let needed =
             if matches!(path, "/metrics" | "/status") { Verb::Observe } else { Verb::List };
         if !granted.has(needed) {
-            return refuse("access", StatusCode::FORBIDDEN);
+            return self.refuse(kind, ("access", StatusCode::FORBIDDEN));
         }
         match path {
             "/status" => {

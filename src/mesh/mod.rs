@@ -1,41 +1,87 @@
-//! What this node tells other sidecars: that it lives, and what its own engines offer.
+//! What sidecars tell each other: that they live, what their engines offer, who they are.
 //!
-//! In flows a control request of a peer, whose identity is already known; out flows a small
+//! In flows a control request of a peer whose identity is already known; out flows a small
 //! JSON answer. Only this node's own engines are spoken of, and of those only what the
-//! caller's rule lets it list. Nothing is forwarded from here, and no prompt ever comes here.
+//! caller's rule lets it list. Two tasks speak first: [`Hellos`] over the tailnet, by which
+//! nodes learn each other's keys, and [`Meets`] on the local network, by which they learn
+//! whether they may use them there. Nothing is forwarded from here, and no prompt ever comes
+//! here.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, ETAG, HeaderValue, IF_NONE_MATCH, ORIGIN};
-use http::{Method, Request, Response, StatusCode};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
 
 use crate::api::wire;
 use crate::directory::{Directory, Offer, wire_of};
-use crate::net::{Body, full};
-use crate::trust::Granted;
-use crate::types::{Verb, Verbs};
+use crate::net::{Body, Connector, LanView, TailnetView, full};
+use crate::telemetry::{Clock, Events};
+use crate::trust::{Granted, Trust};
+use crate::types::{NodeId, Timing, Verb, Verbs};
+
+mod call;
+mod greet;
+mod hello;
+mod meet;
+mod say;
+mod turns;
+
+pub use hello::Hellos;
+pub use meet::Meets;
 
 /// The folder of paths that are between sidecars and never forwarded.
 pub const PREFIX: &str = "/mesh/";
 
+/// Nodes that wait to be called back; more are dropped, since they say hello again.
+const CALLBACKS: usize = 64;
+
+/// What both sides of the mesh protocol need.
+#[derive(Clone)]
+pub struct Parts {
+    /// What is known of this node and its peers.
+    pub directory: Arc<Directory>,
+    /// Keys and pins.
+    pub trust: Trust,
+    /// What LocalAPI says.
+    pub tailnet: watch::Receiver<Arc<TailnetView>>,
+    /// Where the local network may be used.
+    pub lan: watch::Receiver<Arc<LanView>>,
+    /// Makes connections.
+    pub connector: Connector,
+    /// What happened, for `status`.
+    pub events: Arc<Events>,
+    /// The time.
+    pub clock: Clock,
+    /// Waits.
+    pub timing: Arc<Timing>,
+}
+
 /// The serving side of the mesh protocol.
 pub struct Mesh {
-    /// What is known of this node.
-    pub directory: Arc<Directory>,
+    parts: Parts,
     /// A number drawn at start, by which a node recognises itself.
-    pub instance: Arc<str>,
+    instance: Arc<str>,
+    /// Nodes that said hello and have to be dialled.
+    callbacks: mpsc::Sender<NodeId>,
+    /// What was last said of nodes whose hello was refused.
+    said: Mutex<HashMap<NodeId, String>>,
 }
 
 impl Mesh {
+    /// The serving side, and the nodes that are to be called back.
+    pub fn new(parts: Parts, instance: Arc<str>) -> (Mesh, mpsc::Receiver<NodeId>) {
+        let (callbacks, called) = mpsc::channel(CALLBACKS);
+        (Mesh { parts, instance, callbacks, said: Mutex::default() }, called)
+    }
+
     /// Answers a control request of a caller to whom `granted` applies.
     pub fn answer<B>(&self, request: &Request<B>, granted: &Granted) -> Response<Body> {
-        let headers = request.headers();
-        let ours = headers
-            .get(CONTENT_TYPE)
-            .is_some_and(|v| v.as_bytes() == wire::CONTENT_TYPE.as_bytes());
-        // A forwarded request or a web page has no business here.
-        if !ours || headers.contains_key("x-tailherd-hop") || headers.contains_key(ORIGIN) {
+        if !is_ours(request.headers()) {
             return empty(StatusCode::NOT_FOUND);
         }
         match (request.method(), request.uri().path()) {
@@ -57,7 +103,7 @@ impl Mesh {
         if granted.verbs() == Verbs::NONE {
             return empty(StatusCode::FORBIDDEN);
         }
-        let snapshot = self.directory.load();
+        let snapshot = self.parts.directory.load();
         let version = env!("CARGO_PKG_VERSION");
         let may = |offer: &Offer| !offer.remote && granted.may(Verb::List, &offer.key).is_some();
         let Ok((body, tag)) = wire_of(&snapshot, version, may).encode() else {
@@ -81,6 +127,24 @@ impl Mesh {
             response.headers_mut().insert(wire::INSTANCE, instance);
         }
         response
+    }
+}
+
+/// Whether a request is one of a sidecar's own: a forwarded one, or a web page's, has no
+/// business at these paths.
+fn is_ours(headers: &HeaderMap) -> bool {
+    let ours =
+        headers.get(CONTENT_TYPE).is_some_and(|v| v.as_bytes() == wire::CONTENT_TYPE.as_bytes());
+    ours && !headers.contains_key("x-tailherd-hop") && !headers.contains_key(ORIGIN)
+}
+
+/// A task that ends with its owner.
+#[derive(Debug)]
+struct Guard(JoinHandle<()>);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 

@@ -6,6 +6,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use crate::trust::ListedPeer;
 use crate::types::{ControlId, NodeId, NodeName, Principal, Wall};
 
 /// One picture of the tailnet.
@@ -93,6 +94,25 @@ pub struct TailnetNode {
     pub current: Option<SocketAddr>,
     /// Its home relay's region code; empty if it is not said.
     pub relay: String,
+}
+
+impl TailnetNode {
+    /// The same as pins are made from; `None` of what is no node of a tailnet.
+    pub fn listed(&self) -> Option<ListedPeer<'_>> {
+        let NodeId::Tailnet { stable, .. } = &self.id else { return None };
+        Some(ListedPeer {
+            stable,
+            created: &self.created,
+            name: &self.name,
+            dns: &self.dns,
+            principal: &self.principal,
+            shared: self.shared,
+            node_key: &self.key,
+            expires: self.expires,
+            expired: self.expired,
+            addrs: &self.addrs,
+        })
+    }
 }
 
 /// Whether an address lies in the ranges tailnets take theirs from: `100.64.0.0/10` and

@@ -1,0 +1,259 @@
+//! Meetings: whether pinned peers can be reached on the local network, and would answer there.
+//!
+//! In: the peers prompts may go to, their pins and addresses, the links that may be used. Out:
+//! for each address a living, standing-by or dead path in the directory. One task per address
+//! keeps one connection of its own; a meeting is rare while the tailnet carries the peer, and
+//! frequent once it does not. No prompt and no model's name is ever in a meeting.
+
+use std::collections::{BTreeSet, HashMap};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::call::{CallError, Line};
+use super::greet::learn;
+use super::{Guard, Parts, say};
+use crate::api::hello::{Admit, MEET, MeetAnswer, MeetSay};
+use crate::directory::{Event, PathCell, Peer};
+use crate::net::{ConnectError, LanView};
+use crate::trust::View;
+use crate::types::{Dial, NodeId, PathKind, PublicKey, Wall};
+
+/// The task that meets peers, for as long as this value lives.
+#[derive(Debug)]
+pub struct Meets {
+    _task: Guard,
+}
+
+impl Meets {
+    /// Starts it.
+    pub fn start(parts: Parts) -> Meets {
+        Meets { _task: Guard(tokio::spawn(run(parts))) }
+    }
+}
+
+/// A way to a peer: who, and where it holds which key.
+type Way = (NodeId, SocketAddr, PublicKey);
+
+async fn run(parts: Parts) {
+    let mut running = Running { parts: parts.clone(), ways: HashMap::new() };
+    let mut peers = parts.directory.peers();
+    let mut lan = parts.lan.clone();
+    let mut trust = parts.trust.changed();
+    loop {
+        trust.borrow_and_update();
+        let wanted = {
+            let (peers, lan) = (peers.borrow_and_update().clone(), lan.borrow_and_update().clone());
+            ways(&peers, &parts.trust.view(), &lan, say::now())
+        };
+        running.change_to(&wanted);
+        tokio::select! {
+            changed = peers.changed() => if changed.is_err() { return },
+            changed = lan.changed() => if changed.is_err() { return },
+            changed = trust.changed() => if changed.is_err() { return },
+            // A pin may end without a word.
+            () = tokio::time::sleep(parts.timing.meet) => {}
+        }
+    }
+}
+
+/// The ways to try: to each peer whose pin lives, at each of its addresses that is on a link
+/// which may be used. Every word about an address came from elsewhere, so each is held
+/// against the links, here and again when it is dialled.
+fn ways(peers: &[Peer], known: &View, lan: &LanView, now: Wall) -> BTreeSet<Way> {
+    let mut ways = BTreeSet::new();
+    for peer in peers {
+        let Some(pin) = known.live(&peer.who.id, now) else { continue };
+        for address in pin.lan.iter().filter(|address| lan.allows(**address).is_ok()) {
+            ways.insert((pin.node.clone(), SocketAddr::new(*address, pin.port), pin.key));
+        }
+    }
+    ways
+}
+
+struct Running {
+    parts: Parts,
+    ways: HashMap<Way, Guard>,
+}
+
+impl Running {
+    fn change_to(&mut self, wanted: &BTreeSet<Way>) {
+        let gone: Vec<Way> = self.ways.keys().filter(|w| !wanted.contains(w)).cloned().collect();
+        for way in gone {
+            self.ways.remove(&way);
+            let (node, addr, key) = way;
+            let dial = Dial::Lan { addr, key };
+            // (Its task is ended, so nobody touches the cell any more.)
+            self.parts.directory.send(Event::NoWay { node, dial });
+        }
+        for way in wanted {
+            if !self.ways.contains_key(way) {
+                let (node, addr, key) = way.clone();
+                let dial = Dial::Lan { addr, key };
+                let event =
+                    Event::Way { node: node.clone(), dial: dial.clone(), prefix: "".into() };
+                self.parts.directory.send(event);
+                let meeting = Meeting::new(self.parts.clone(), node, dial);
+                self.ways.insert(way.clone(), Guard(tokio::spawn(meeting.run())));
+            }
+        }
+    }
+}
+
+impl Drop for Running {
+    /// Whoever looks at the directory afterwards must not find ways that nobody keeps.
+    fn drop(&mut self) {
+        self.change_to(&BTreeSet::new());
+    }
+}
+
+/// Why a meeting came to nothing.
+#[derive(Debug, thiserror::Error)]
+enum Missed {
+    #[error("{0}")]
+    Connect(#[from] ConnectError),
+    #[error("{0}")]
+    Call(#[from] CallError),
+}
+
+/// One way to one peer.
+struct Meeting {
+    parts: Parts,
+    node: NodeId,
+    dial: Dial,
+    cell: Arc<PathCell>,
+    line: Option<Line>,
+    /// The wait that the misses in a row have earned.
+    wait: Duration,
+}
+
+impl Meeting {
+    fn new(parts: Parts, node: NodeId, dial: Dial) -> Meeting {
+        let cell = parts.directory.path(&node, &dial);
+        let wait = parts.timing.meet_dead;
+        Meeting { parts, node, dial, cell, line: None, wait }
+    }
+
+    async fn run(mut self) {
+        let mut directory = self.parts.directory.changed();
+        let mut tailnet = self.parts.tailnet.clone();
+        loop {
+            let met = self.once().await;
+            let came = met.is_ok();
+            self.take_in(met);
+            let end = Instant::now();
+            let carried = self.carried();
+            let wait = match (carried, came) {
+                (true, _) => self.parts.timing.meet,
+                (false, true) => self.parts.timing.meet_dead,
+                // Somebody who is not there is looked for ever less often.
+                (false, false) => self.wait,
+            };
+            self.wait = if came || carried {
+                self.parts.timing.meet_dead
+            } else {
+                (self.wait * 2).min(self.parts.timing.meet)
+            };
+            // The tailnet's way dying is the moment in which this one is needed.
+            loop {
+                if self.carried() != carried {
+                    self.wait = self.parts.timing.meet_dead;
+                    break;
+                }
+                tokio::select! {
+                    changed = directory.changed() => if changed.is_err() { return },
+                    changed = tailnet.changed() => if changed.is_err() { return },
+                    () = tokio::time::sleep_until(end + wait) => break,
+                }
+            }
+        }
+    }
+
+    /// Whether the tailnet carries this peer, as far as probes can tell.
+    fn carried(&self) -> bool {
+        let snapshot = self.parts.directory.load();
+        let ways = snapshot.ways.get(&self.node);
+        self.parts.tailnet.borrow().running
+            && ways.into_iter().flatten().any(|p| p.kind == PathKind::Tailnet && p.cell.is_alive())
+    }
+
+    async fn once(&mut self) -> Result<(MeetAnswer, Duration), Missed> {
+        let say = MeetSay {
+            departed: self.parts.trust.suspensions_for(&self.node),
+            lan: say::addresses(&self.parts.lan.borrow()),
+        };
+        // A kept connection may have been closed by the other side meanwhile.
+        if let Some(line) = &mut self.line
+            && line.is_open()
+        {
+            let began = Instant::now();
+            match line.ask(MEET, &say, self.parts.timing.hello_limit).await {
+                Ok(answer) => return Ok((answer, began.elapsed())),
+                Err(CallError::Broke(_)) => {}
+                Err(error) => {
+                    self.line = None;
+                    return Err(error.into());
+                }
+            }
+        }
+        self.line = None;
+        let io = self.parts.connector.connect(&self.node, &self.dial).await?;
+        let mut line = Line::open(io).await?;
+        let began = Instant::now();
+        let answer = line.ask(MEET, &say, self.parts.timing.hello_limit).await?;
+        self.line = Some(line);
+        Ok((answer, began.elapsed()))
+    }
+
+    fn take_in(&self, met: Result<(MeetAnswer, Duration), Missed>) {
+        let parts = &self.parts;
+        let changed = match met {
+            Ok((answer, rtt)) => {
+                let changed = match answer.admit {
+                    Admit::Yes => self.cell.ok(parts.clock.now(), Some(rtt)),
+                    Admit::Tailnet => {
+                        let changed = self.cell.stand_by();
+                        self.cell.because("it answers over the tailnet");
+                        changed
+                    }
+                    Admit::Policy => {
+                        let changed = self.cell.lost();
+                        self.cell.because("policy: it does not let this node in");
+                        changed
+                    }
+                };
+                self.learn(&answer);
+                changed
+            }
+            Err(missed) => {
+                let changed = self.cell.lost();
+                self.cell.because(&missed.to_string());
+                changed
+            }
+        };
+        if changed {
+            parts.directory.send(Event::Paths(self.node.clone()));
+        }
+    }
+
+    /// What an answer says beside whether it lets us in.
+    fn learn(&self, answer: &MeetAnswer) {
+        let parts = &self.parts;
+        let known = parts.trust.view();
+        let Some(pin) = known.live(&self.node, say::now()) else { return };
+        learn(parts, pin, &answer.lan);
+        // Where it answered comes first.
+        if let Dial::Lan { addr, .. } = self.dial
+            && !pin.lan.first().is_some_and(|first| answer.lan.contains(first))
+            && pin.lan.first() != Some(&addr.ip())
+        {
+            parts.trust.address(&self.node, addr.ip());
+        }
+        if !answer.departed.is_empty() {
+            let steps = parts.trust.told_suspended(&self.node, &answer.departed, say::now());
+            say::tell(&parts.events, steps);
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! What this node says of itself, and what is made of what others say.
+//!
+//! In: what the tailnet says of both ends, the keys, the links of the local network. Out: a
+//! statement to send. Pure, but for the log.
+
+use std::net::IpAddr;
+use std::time::SystemTime;
+
+use crate::api::hello::{HelloSay, MOST_ADDRESSES};
+use crate::net::{LanView, TailnetNode, TailnetView};
+use crate::telemetry::Events;
+use crate::trust::{Step, Trust, View};
+use crate::types::{NodeId, Wall};
+
+/// The time of day.
+pub(super) fn now() -> Wall {
+    Wall::of(SystemTime::now())
+}
+
+/// The stable id of a node of the tailnet.
+pub(super) fn stable(node: &NodeId) -> Option<&str> {
+    match node {
+        NodeId::Tailnet { stable, .. } => Some(stable),
+        _ => None,
+    }
+}
+
+/// This node's addresses on the local networks that may be used.
+pub(super) fn addresses(lan: &LanView) -> Vec<IpAddr> {
+    lan.links.iter().map(|link| link.addr).take(MOST_ADDRESSES).collect()
+}
+
+/// What is said to `peer`: who this node is, and for whom it takes the other. `None` while the
+/// tailnet does not name both, or while the keys are those of another tailnet.
+pub(super) fn statement(
+    tailnet: &TailnetView,
+    trust: &Trust,
+    known: &View,
+    lan: &LanView,
+    peer: &TailnetNode,
+) -> Option<HelloSay> {
+    let (control, me) = (tailnet.control.as_ref()?, tailnet.me.as_ref()?);
+    if known.control.as_ref() != Some(control) {
+        return None;
+    }
+    let live = known.live(&peer.id, now());
+    Some(HelloSay {
+        control: control.0.to_string(),
+        me: stable(&me.id)?.to_owned(),
+        you: stable(&peer.id)?.to_owned(),
+        my_node_key: me.key.clone(),
+        your_node_key: peer.key.clone(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        // LocalAPI does not say it.
+        ephemeral: false,
+        chain: known.ring.as_ref()?.chain(),
+        holds: live.map(|pin| pin.key),
+        lan: addresses(lan),
+        departed: trust.suspensions_for(&peer.id),
+    })
+}
+
+/// Tells people what happened to pins.
+pub(super) fn tell(events: &Events, steps: Vec<Step>) {
+    for Step { name, what } in steps {
+        let text = if name.is_empty() { what.to_string() } else { format!("{name}: {what}") };
+        tracing::info!("{text}");
+        events.note("pin", text);
+    }
+}
