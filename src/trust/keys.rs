@@ -301,3 +301,6 @@ impl Ring {
         Ok(Ring { before: keys, last: Key::made(own, made, signed) })
     }
 }
+
+#[cfg(test)]
+mod tests;

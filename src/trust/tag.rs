@@ -95,3 +95,137 @@ fn read(text: &str) -> Option<(Nonce, [u8; CODE])> {
     let (nonce, code) = bytes.split_first_chunk()?;
     Some((*nonce, code.try_into().ok()?))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use proptest::prelude::*;
+    use rustls::pki_types::ServerName;
+    use sha2::{Digest as _, Sha256};
+
+    use super::*;
+
+    const NOW: Wall = Wall(1_795_262_400);
+    const NONCE: Nonce = [9; 8];
+
+    fn key(n: u8) -> PublicKey {
+        PublicKey::new([n; 32])
+    }
+
+    fn at(hours: i64) -> Wall {
+        Wall(NOW.0.saturating_add_signed(hours * 3600))
+    }
+
+    #[test]
+    fn a_tag_calls_one_key_in_its_hour_and_the_ones_beside_it() {
+        #[track_caller]
+        fn check(hours: i64, ours: bool) {
+            let own = [key(1), key(2)];
+            let found = of_sni(&sni(&key(2), NOW, NONCE), &own, at(hours));
+            assert_eq!(found, ours.then_some((key(2), NONCE)), "name, {hours} h");
+            let known = [("a", key(1)), ("b", key(2))];
+            let found = recognise(&announce(&key(2), NOW, NONCE), &known, at(hours));
+            assert_eq!(found, ours.then_some(1), "announcement, {hours} h");
+        }
+        check(0, true);
+        check(1, true);
+        check(-1, true);
+        check(2, false);
+        check(-2, false);
+        check(24, false);
+    }
+
+    #[test]
+    fn a_tag_of_another_key_or_purpose_is_not_ours() {
+        assert_eq!(of_sni(&sni(&key(3), NOW, NONCE), &[key(1), key(2)], NOW), None);
+        assert_eq!(of_sni(&sni(&key(1), NOW, NONCE), &[], NOW), None);
+        assert_eq!(of_sni(&announce(&key(1), NOW, NONCE), &[key(1)], NOW), None);
+        assert_eq!(recognise(&sni(&key(1), NOW, NONCE), &[((), key(1))], NOW), None);
+    }
+
+    #[test]
+    fn a_name_that_is_no_tag_calls_nobody() {
+        let tag = sni(&key(1), NOW, NONCE);
+        let own = [key(1)];
+        assert!(of_sni(&tag.to_uppercase(), &own, NOW).is_some(), "DNS does not tell case apart");
+        for name in [
+            "",
+            "localhost",
+            "desk.tail1234.ts.net",
+            &tag[1..],
+            &format!("{tag}a"),
+            &format!("{tag}."),
+            &tag.replace('a', "q"),
+            &format!("é{}", &tag[2..]),
+            &"\u{430}".repeat(24),
+        ] {
+            assert_eq!(of_sni(name, &own, NOW), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_tag_is_a_name_that_tls_sends() {
+        for nonce in 0..=255 {
+            let name = sni(&key(1), NOW, [nonce; 8]);
+            assert!(name.len() == 48 && name.bytes().all(|b| b.is_ascii_lowercase()), "{name}");
+            assert!(matches!(ServerName::try_from(name), Ok(ServerName::DnsName(_))));
+        }
+    }
+
+    #[test]
+    fn no_two_tags_have_a_string_in_common() {
+        let nonce = |bytes: &[u8]| Nonce::try_from(bytes).unwrap();
+        let mut seen = HashSet::new();
+        let mut look = |text: String| {
+            for window in text.as_bytes().windows(12) {
+                assert!(seen.insert(window.to_vec()), "{}", String::from_utf8_lossy(window));
+            }
+        };
+        // A node that is called twice and announces itself each hour for three days.
+        for hour in 0..72_u8 {
+            let random = Sha256::digest([hour]);
+            let [called, again, said] = [0, 8, 16].map(|at| nonce(&random[at..at + 8]));
+            look(sni(&key(1), at(hour.into()), called));
+            look(sni(&key(1), at(hour.into()), again));
+            look(announce(&key(1), at(hour.into()), said));
+        }
+    }
+
+    #[test]
+    fn one_nonce_gives_another_code_each_hour_and_for_each_key() {
+        let code = |text: String| text[16..].to_owned();
+        let codes: HashSet<_> = (0..48)
+            .flat_map(|hour| {
+                [1, 2]
+                    .map(|k| code(sni(&key(k), at(hour), NONCE)))
+                    .into_iter()
+                    .chain([1, 2].map(|k| code(announce(&key(k), at(hour), NONCE))))
+            })
+            .collect();
+        assert_eq!(codes.len(), 48 * 4);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn no_text_breaks_the_reader(text in "\\PC{0,60}", letters in "[a-p]{48}") {
+            prop_assert_eq!(of_sni(&text, &[key(1)], NOW), None);
+            prop_assert_eq!(recognise(&text, &[((), key(1))], NOW), None);
+            prop_assert_eq!(of_sni(&letters, &[key(1)], NOW), None);
+        }
+
+        #[test]
+        fn who_is_called_knows_it(
+            bytes: [u8; 32], other: [u8; 32], nonce: Nonce, time: u64, late in 0..3600_u64,
+        ) {
+            let (own, now) = (PublicKey::new(bytes), Wall(time));
+            let name = sni(&own, now, nonce);
+            prop_assert_eq!(of_sni(&name, &[own], Wall(time.saturating_add(late))), Some((own, nonce)));
+            prop_assert_eq!(of_sni(&name, &[own], Wall(time.saturating_sub(late))), Some((own, nonce)));
+            prop_assume!(bytes != other);
+            prop_assert_eq!(of_sni(&name, &[PublicKey::new(other)], now), None);
+        }
+    }
+}

@@ -240,3 +240,6 @@ impl fmt::Debug for Expect {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;
