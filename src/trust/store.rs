@@ -60,15 +60,20 @@ pub fn read(path: &Path) -> Result<Option<Zeroizing<Vec<u8>>>, Why> {
         bytes.truncate(length);
         return Ok(Some(bytes));
     }
+    let aside = put_aside(path).map_err(whole)?;
+    Err(Why::Torn { path: path.to_owned(), aside })
+}
+
+/// Moves a file that is not to be believed aside, and says where to. An earlier one there goes.
+pub fn put_aside(path: &Path) -> io::Result<PathBuf> {
     let mut aside = path.as_os_str().to_owned();
     aside.push(".unreadable");
     let aside = PathBuf::from(aside);
     // It holds keys all the same.
     #[cfg(unix)]
-    fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o600))
-        .map_err(whole)?;
-    fs::rename(path, &aside).map_err(whole)?;
-    Err(Why::Torn { path: path.to_owned(), aside })
+    fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
+    fs::rename(path, &aside)?;
+    Ok(aside)
 }
 
 /// Puts `bytes` in place of what was there. They hold no line end.
