@@ -3,6 +3,7 @@
 //! It only reads. Off loopback it shows metrics and health alone; over the mesh a reduced
 //! status. Names from elsewhere are made harmless before they are shown.
 
+mod pins;
 mod status;
 #[cfg(test)]
 mod tests;
@@ -18,12 +19,10 @@ use tokio::sync::watch;
 use crate::api::browser;
 use crate::config::Config;
 use crate::directory::Directory;
-use crate::net::{Body, full};
+use crate::net::{Body, LanView, TailnetView, full};
 use crate::telemetry::{Clock, Events, Metrics};
-use crate::trust::Granted;
-use crate::types::Moment;
-
-pub use status::{reduced, status};
+use crate::trust::{Granted, Trust};
+use crate::types::{Moment, PathKind, Wall};
 
 const PAGE: &str = include_str!("page.html");
 const SCRIPT: &str = include_str!("page.js");
@@ -41,6 +40,12 @@ pub struct Parts {
     pub clock: Clock,
     /// The configuration in force.
     pub config: watch::Receiver<Arc<Config>>,
+    /// What is pinned.
+    pub trust: Trust,
+    /// The tailnet.
+    pub tailnet: watch::Receiver<Arc<TailnetView>>,
+    /// The local network.
+    pub lan: watch::Receiver<Arc<LanView>>,
 }
 
 /// The admin service.
@@ -85,11 +90,19 @@ impl Admin {
         let snapshot = self.parts.directory.load();
         let metrics = &self.parts.metrics;
         for node in snapshot.nodes.iter().filter(|n| !n.is_this()) {
-            for path in &node.paths {
-                let up = path.cell.alive.load(std::sync::atomic::Ordering::Relaxed);
-                metrics.peer(node.name.as_str(), path.kind, up, path.cell.rtt());
+            let name = node.name.as_str();
+            for kind in [PathKind::Loopback, PathKind::Tailnet, PathKind::Lan] {
+                let mut paths = node.paths.iter().filter(|path| path.kind == kind);
+                // The first one that lives stands for its kind.
+                match paths.clone().find(|path| path.cell.is_alive()).or_else(|| paths.next()) {
+                    Some(path) => {
+                        metrics.peer(name, kind, path.cell.is_alive(), path.cell.rtt());
+                    }
+                    None => metrics.no_path(name, kind),
+                }
             }
         }
+        metrics.pins(pins::live(&self.parts.trust.view(), wall()));
         typed("text/plain; version=0.0.4; charset=utf-8", metrics.render())
     }
 
@@ -105,17 +118,28 @@ impl Admin {
     pub fn status(&self) -> Value {
         let config = Arc::clone(&self.parts.config.borrow());
         let events = &self.parts.events;
-        status(&self.parts.directory.load(), &config, events, self.started)
+        let seen = status::Seen {
+            trust: &self.parts.trust.view(),
+            tailnet: &self.parts.tailnet.borrow().clone(),
+            lan: &self.parts.lan.borrow().clone(),
+            wall: wall(),
+            now: self.now(),
+        };
+        status::status(&self.parts.directory.load(), &config, events, self.started, &seen)
     }
 
     /// What a peer may see.
     pub fn reduced_status(&self, granted: &Granted) -> Value {
-        reduced(&self.parts.directory.load(), granted, self.now())
+        status::reduced(&self.parts.directory.load(), granted, self.now())
     }
 
     fn now(&self) -> Moment {
         self.parts.clock.now()
     }
+}
+
+fn wall() -> Wall {
+    Wall::of(std::time::SystemTime::now())
 }
 
 fn typed(kind: &'static str, body: impl Into<Bytes>) -> Response<Body> {

@@ -6,25 +6,55 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
 
+use super::pins::{self, words};
 use crate::config::{Config, ShareWhen};
-use crate::directory::{Model, Node, Offer, Snapshot};
+use crate::directory::{Model, Node, Offer, Path, Snapshot};
+use crate::ladder;
+use crate::net::{LanView, TailnetView};
 use crate::telemetry::events::{Events, timestamp};
 use crate::telemetry::plain;
-use crate::trust::Granted;
-use crate::types::{Dial, Moment, Rung, Verb};
+use crate::trust::{Granted, View};
+use crate::types::{Dial, ModelKey, Moment, Verb, Wall};
+
+/// What status is made of beside the directory.
+pub(super) struct Seen<'a> {
+    pub(super) trust: &'a View,
+    pub(super) tailnet: &'a TailnetView,
+    pub(super) lan: &'a LanView,
+    pub(super) wall: Wall,
+    pub(super) now: Moment,
+}
 
 /// Everything, for people and programs on this machine.
-pub fn status(snapshot: &Snapshot, config: &Config, events: &Events, started: SystemTime) -> Value {
+pub(super) fn status(
+    snapshot: &Snapshot,
+    config: &Config,
+    events: &Events,
+    started: SystemTime,
+    seen: &Seen<'_>,
+) -> Value {
     let wall = |at: Moment| timestamp(started + now_less(at));
     let this = Snapshot::this(snapshot);
-    let mut peers: Vec<Value> =
-        snapshot.nodes.iter().filter(|n| !n.is_this()).map(|node| peer(node, &wall)).collect();
+    let nodes = snapshot.nodes.iter().filter(|n| !n.is_this());
+    let mut peers: Vec<Value> = nodes.map(|node| peer(node, seen, &wall)).collect();
     peers.extend(snapshot.unused.iter().map(|unused| {
         json!({
             "name": plain(unused.name.as_str()), "kind": null, "owner": plain(&unused.owner),
-            "accepting": null, "why": plain(&unused.why), "path": null, "paths": [], "endpoints": [],
+            "accepting": null, "why": words(&unused.why), "path": null, "paths": [], "endpoints": [],
         })
     }));
+    let lost = snapshot.lingering.iter().map(|(key, lost)| {
+        json!({
+            "name": key.short(), "node": lost.node.as_str(), "away": away(snapshot, key),
+            "seconds": lost.age(seen.now).as_secs(), "listed": lost.listed,
+        })
+    });
+    let models = snapshot.models.values().map(|m| {
+        let mut row = model(m, |_| true, seen.now);
+        row["away"] = away(snapshot, &m.key);
+        row
+    });
+    let meaning = ladder::meaning(&snapshot.rung);
     json!({
         "version": env!("CARGO_PKG_VERSION"),
         "started": timestamp(started),
@@ -37,20 +67,22 @@ pub fn status(snapshot: &Snapshot, config: &Config, events: &Events, started: Sy
         "rung": snapshot.rung.rung.label(),
         "why": &*snapshot.rung.why,
         "since": wall(snapshot.rung.since),
+        "works": meaning.works,
+        "lost": meaning.lost,
         "coordinator": {
             "up": snapshot.coordinator_up,
-            // Since when it is there is not kept, since when it is missing is the rung's age.
-            "since": (snapshot.rung.rung == Rung::CoordinatorLost)
-                .then(|| wall(snapshot.rung.since)),
+            "since": snapshot.coordinator_up.is_some().then(|| wall(snapshot.coordinator_since)),
         },
+        "lan": pins::lan(seen.lan),
         "sharing": { "when": share(config.share.when), "accepting": "all", "why": "" },
         "offline": config.offline,
         "listen": config.listen.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "peers": peers,
-        "models": snapshot.models.values().map(|m| model(m, |_| true)).collect::<Vec<_>>(),
+        "models": models.collect::<Vec<_>>(),
+        "lostModels": lost.collect::<Vec<_>>(),
         "requests": events.requests(),
         "events": events.notes(),
-        "pins": 0,
+        "pins": pins::list(seen.trust, seen.wall),
         "warnings": config.warnings,
         "config": {
             "file": config.origin.file.as_ref().map(|f| f.display().to_string()),
@@ -60,13 +92,13 @@ pub fn status(snapshot: &Snapshot, config: &Config, events: &Events, started: Sy
 }
 
 /// What a peer sees: this node's own engines, and of those what it may list.
-pub fn reduced(snapshot: &Snapshot, granted: &Granted, now: Moment) -> Value {
+pub(super) fn reduced(snapshot: &Snapshot, granted: &Granted, now: Moment) -> Value {
     let this = Snapshot::this(snapshot);
     let models: Vec<Value> = snapshot
         .models
         .values()
         .filter(|m| granted.may(Verb::List, &m.key).is_some())
-        .map(|m| model(m, |o| o.node.is_this()))
+        .map(|m| model(m, |o| o.node.is_this(), now))
         .filter(|m| m["offers"].as_array().is_some_and(|o| !o.is_empty()))
         .collect();
     json!({
@@ -105,23 +137,53 @@ fn state(up: bool) -> &'static str {
     if up { "up" } else { "down" }
 }
 
-fn peer(node: &Node, wall: &impl Fn(Moment) -> String) -> Value {
+/// The nodes that hold a model and cannot serve it now.
+fn away(snapshot: &Snapshot, key: &ModelKey) -> Value {
+    let nodes = snapshot.away.get(key).into_iter().flatten();
+    nodes.map(|name| name.as_str()).collect()
+}
+
+/// Whether a tunnel goes straight to its node or through a relay; known of living ones only.
+fn via(path: &Path, tailnet: &TailnetView) -> Option<&'static str> {
+    let Dial::Tailnet(addr) = &path.dial else { return None };
+    let peer = tailnet.peer_at(addr.ip()).filter(|_| path.cell.is_alive())?;
+    Some(if peer.current.is_some() { "direct" } else { "relayed" })
+}
+
+fn peer(node: &Node, seen: &Seen<'_>, wall: &impl Fn(Moment) -> String) -> Value {
     let paths: Vec<Value> = node
         .paths
         .iter()
         .map(|path| {
             let cell = &path.cell;
             let last = cell.last_ok.load(Relaxed);
+            let state = match (cell.is_alive(), cell.is_standby()) {
+                (true, _) => "up",
+                (_, true) => "standby",
+                _ => "down",
+            };
+            let why = match (&*cell.why(), cell.misses.load(Relaxed)) {
+                ("", 1..) => "probes are missed".to_owned(),
+                (why, _) => words(why),
+            };
+            let ago = seen.now.since(Moment::from_millis(last));
             json!({
                 "kind": path.kind.label(),
                 "addr": address(&path.dial),
-                "state": state(cell.alive.load(Relaxed)),
-                "why": if cell.misses.load(Relaxed) > 0 { "probes are missed" } else { "" },
+                "via": via(path, seen.tailnet),
+                "state": state,
+                "why": why,
                 "rttMs": cell.rtt().map(|rtt| rtt.as_secs_f64() * 1e3),
                 "lastOk": (last > 0).then(|| wall(Moment::from_millis(last))),
+                "lastOkSeconds": (last > 0).then_some(ago.as_secs()),
             })
         })
         .collect();
+    let why = match (node.is_alive(), &node.why) {
+        (true, _) => String::new(),
+        (false, Some(why)) => format!("does not answer: {}", words(why)),
+        (false, None) => "does not answer".to_owned(),
+    };
     json!({
         "name": node.name.as_str(),
         "id": node.id.to_string(),
@@ -130,7 +192,7 @@ fn peer(node: &Node, wall: &impl Fn(Moment) -> String) -> Value {
         "version": node.version.as_deref().map(plain),
         // Known only where a peer reports it.
         "accepting": null,
-        "why": if node.is_alive() { "" } else { "does not answer" },
+        "why": why,
         "path": node.best_path().map(|p| p.kind.label()),
         "paths": paths,
         "endpoints": endpoints(node),
@@ -160,7 +222,13 @@ fn address(dial: &Dial) -> String {
     }
 }
 
-fn model(model: &Model, show: impl Fn(&Offer) -> bool) -> Value {
+/// For how long an offer rests after failures; `None` while it does not.
+fn rests(offer: &Offer, now: Moment) -> Option<u64> {
+    let left = Moment::from_millis(offer.cell.rest_until.load(Relaxed)).since(now);
+    (!left.is_zero()).then_some(left.as_secs().max(1))
+}
+
+fn model(model: &Model, show: impl Fn(&Offer) -> bool, now: Moment) -> Value {
     let shown: Vec<&Arc<Offer>> =
         model.offers.iter().chain(&model.variants).filter(|o| show(o)).collect();
     let offers: Vec<Value> = shown
@@ -173,6 +241,9 @@ fn model(model: &Model, show: impl Fn(&Offer) -> bool) -> Value {
                 "inflight": o.cell.inflight.load(Relaxed),
                 "queued": o.cell.queued.load(Relaxed),
                 "context": o.context,
+                // Another content under the same name: it answers to `name@node` only.
+                "variant": model.variants.iter().any(|v| Arc::ptr_eq(v, o)),
+                "restsSeconds": rests(o, now),
                 "tokensPerSecond": known(o.cell.decode.get()),
                 "ttftMs": known(o.cell.ttft.get()).map(|s| s * 1e3),
             })

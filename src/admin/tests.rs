@@ -10,10 +10,11 @@ use tokio::sync::watch;
 
 use super::{Admin, PAGE, POLICY, Parts, SCRIPT};
 use crate::config::{self, Config, FixedEnv};
-use crate::directory::testing::{dial, engine, id, listing, model, peer, who};
+use crate::directory::testing::{dial, engine, id, lan, listing, model, peer, who};
 use crate::directory::{Directory, DirectoryConfig, Event, Settings, Unused};
+use crate::net::LanView;
 use crate::telemetry::{Clock, Events, Metrics};
-use crate::trust::{Access, Granted, Me, Tailnet};
+use crate::trust::{Access, Bounds, Granted, Me, Tailnet, Trust};
 use crate::types::{Caller, CallerKind, NodeName};
 
 const EVIL: &str = "x\",__address__=\"evil\u{1b}]52;c\u{202e}\r\n<img>";
@@ -53,7 +54,14 @@ async fn mesh() -> Arc<Admin> {
     }
     let (_, config) = watch::channel(Arc::new(config("{}")));
     let (metrics, events) = (Metrics::new().unwrap(), Events::new());
-    Admin::new(Parts { directory, metrics, events, clock, config })
+    let trust = Trust::open(None, Bounds::default());
+    let (_, tailnet) = watch::channel(Arc::default());
+    let (_, lan) = watch::channel(Arc::new(LanView {
+        off: Some(format!("the network is unknown {EVIL}")),
+        unknown: vec![("wlan0".to_owned(), "n1".into())],
+        ..LanView::default()
+    }));
+    Admin::new(Parts { directory, metrics, events, clock, config, trust, tailnet, lan })
 }
 
 async fn answer(
@@ -148,6 +156,12 @@ async fn the_status_has_its_documented_names() {
         "/since",
         "/coordinator/up",
         "/coordinator/since",
+        "/works",
+        "/lost",
+        "/lan/links",
+        "/lan/off",
+        "/lan/unknown/0/device",
+        "/lan/unknown/0/network",
         "/sharing/when",
         "/sharing/accepting",
         "/sharing/why",
@@ -165,6 +179,8 @@ async fn the_status_has_its_documented_names() {
         "/peers/0/paths/0/why",
         "/peers/0/paths/0/rttMs",
         "/peers/0/paths/0/lastOk",
+        "/peers/0/paths/0/lastOkSeconds",
+        "/peers/0/paths/0/via",
         "/peers/0/endpoints/0/kind",
         "/peers/0/endpoints/0/url",
         "/peers/0/endpoints/0/version",
@@ -178,6 +194,10 @@ async fn the_status_has_its_documented_names() {
         "/models/0/offers/0/context",
         "/models/0/offers/0/tokensPerSecond",
         "/models/0/offers/0/ttftMs",
+        "/models/0/offers/0/variant",
+        "/models/0/offers/0/restsSeconds",
+        "/models/0/away",
+        "/lostModels",
         "/requests",
         "/pins",
         "/warnings",
@@ -250,4 +270,75 @@ async fn hostile_names_are_inert_in_the_status() {
     for text in all {
         assert!(!text.contains(['\u{1b}', '\u{202e}', '\r', '\n']), "{text:?}");
     }
+}
+
+#[tokio::test]
+async fn each_path_says_its_state_and_why_and_counts_once_for_its_kind() {
+    let admin = mesh().await;
+    let directory = &admin.parts.directory;
+    for last in [7, 8] {
+        directory.send(Event::Way { node: id("gpu"), dial: lan(last), prefix: "".into() });
+    }
+    let (tailnet, first, second) = (
+        directory.path(&id("gpu"), &dial(2)),
+        directory.path(&id("gpu"), &lan(7)),
+        directory.path(&id("gpu"), &lan(8)),
+    );
+    first.stand_by();
+    first.because("it answers over the tailnet only");
+    directory.settled().await;
+    let paths = |status: &Value| -> Vec<String> {
+        let row = |p: &Value| format!("{} {} {}", p["kind"], p["state"], p["why"]).replace('"', "");
+        status["peers"][0]["paths"].as_array().unwrap().iter().map(row).collect()
+    };
+    let status = admin.status();
+    assert_eq!(
+        paths(&status),
+        ["tailnet up ", "lan down ", "lan standby it answers over the tailnet only"]
+    );
+    assert_eq!(status["peers"][0]["path"], "tailnet");
+    let shows = async |row: &str| {
+        let host = [("host", "localhost")];
+        let (_, _, text) = answer(&admin, Method::GET, "/metrics", &host, true).await;
+        text.lines().any(|line| line == row)
+    };
+    assert!(shows(r#"tailherd_peer_up{path="lan",peer="gpu"} 0"#).await);
+    second.ok(admin.now(), Some(Duration::from_millis(1)));
+    tailnet.lost();
+    tailnet.because("no connection");
+    directory.send(Event::Paths(id("gpu")));
+    directory.settled().await;
+    let status = admin.status();
+    assert_eq!(status["peers"][0]["path"], "lan");
+    assert_eq!(paths(&status)[0], "tailnet down no connection");
+    assert!(shows(r#"tailherd_peer_up{path="tailnet",peer="gpu"} 0"#).await);
+    assert!(shows(r#"tailherd_peer_up{path="lan",peer="gpu"} 1"#).await);
+    assert!(shows("tailherd_pins 0").await);
+    for last in [7, 8] {
+        directory.send(Event::NoWay { node: id("gpu"), dial: lan(last) });
+    }
+    directory.settled().await;
+    assert!(!shows(r#"tailherd_peer_up{path="lan",peer="gpu"} 1"#).await);
+    assert!(!shows(r#"tailherd_peer_up{path="lan",peer="gpu"} 0"#).await);
+    let status = admin.status();
+    assert_eq!(status["lostModels"][0]["name"], "big:latest");
+    assert_eq!(status["lostModels"][0]["away"][0], "gpu");
+}
+
+#[tokio::test]
+async fn since_when_the_coordinator_is_away_is_told_while_the_rung_stays() {
+    let admin = mesh().await;
+    let directory = &admin.parts.directory;
+    assert_eq!(admin.status()["coordinator"]["since"], Value::Null);
+    directory.send(Event::Coordinator(Some(true)));
+    directory.settled().await;
+    let since = directory.load().coordinator_since;
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    directory.send(Event::Coordinator(Some(true)));
+    directory.settled().await;
+    assert_eq!(directory.load().coordinator_since, since);
+    directory.send(Event::Coordinator(Some(false)));
+    directory.settled().await;
+    assert!(directory.load().coordinator_since > since);
+    assert!(admin.status()["coordinator"]["since"].is_string());
 }

@@ -195,6 +195,9 @@ impl App {
             events: Arc::clone(&events),
             clock,
             config: config_rx.clone(),
+            trust: trust.clone(),
+            tailnet: view.clone(),
+            lan: lan.clone(),
         });
         let parts = mesh::Parts {
             directory: Arc::clone(&directory),

@@ -4,9 +4,13 @@
 //! usual ports); what they mean is decided by [`judge`], which is pure. A finding that lets
 //! somebody past the rules, or leaves programs here without the mesh, makes the exit code 1.
 
+mod mesh;
+
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::SystemTime;
 
 use anyhow::anyhow;
+use serde_json::Value;
 
 use super::tailnet::{self, NoTailnet};
 use super::{Context, Failure, ask};
@@ -48,6 +52,8 @@ struct Facts {
     tailnet: Tailnet,
     /// Where a running tailherd serves programs; `None` = none runs.
     serving: Option<Vec<SocketAddr>>,
+    /// The status of the one that runs.
+    status: Value,
     /// Who answers on loopback.
     at: Vec<(SocketAddr, Found)>,
     /// Ports on which somebody listens on every network.
@@ -107,6 +113,7 @@ impl Facts {
         places.extend(apps.iter().filter(|at| at.is_ipv4()).chain([&loopback(OLLAMA)]));
         places.sort_unstable();
         places.dedup();
+        let status = ask::status(config).await.ok();
         let mut at = Vec::new();
         for place in places {
             at.extend(who_answers(place).await.map(|found| (place, found)));
@@ -117,7 +124,8 @@ impl Facts {
             mesh: config.tailnet.ports.clone(),
             trust_serve: config.trust_serve,
             tailnet: Tailnet::look(config).await,
-            serving: serving(config).await,
+            serving: status.as_ref().map(serving),
+            status: status.unwrap_or_default(),
             at,
             open: open_ports(),
         }
@@ -165,10 +173,9 @@ fn shares_loopback(api: &LocalApi) -> Option<bool> {
     Some(std::fs::read_link("/proc/self/ns/net").ok()? == theirs)
 }
 
-async fn serving(config: &Config) -> Option<Vec<SocketAddr>> {
-    let status = ask::status(config).await.ok()?;
+fn serving(status: &Value) -> Vec<SocketAddr> {
     let listen = status["listen"].as_array().into_iter().flatten();
-    Some(listen.filter_map(|at| at.as_str()?.parse().ok()).collect())
+    listen.filter_map(|at| at.as_str()?.parse().ok()).collect()
 }
 
 async fn who_answers(at: SocketAddr) -> Option<Found> {
@@ -182,8 +189,7 @@ async fn who_answers(at: SocketAddr) -> Option<Found> {
     }
     if answer.body.starts_with(b"Ollama is running") {
         let version = ask::look(at, "/api/version").await.ok();
-        let version =
-            version.and_then(|a| serde_json::from_slice::<serde_json::Value>(&a.body).ok());
+        let version = version.and_then(|a| serde_json::from_slice::<Value>(&a.body).ok());
         let version = version.as_ref().and_then(|v| v["version"].as_str()).unwrap_or("");
         return Some(Found::Engine(format!("Ollama {}", plain(version)).trim_end().to_owned()));
     }
@@ -298,6 +304,7 @@ fn judge(facts: &Facts) -> Vec<Line> {
         }
     }
     lines.extend(judge_apps(facts));
+    lines.extend(mesh::judge(&facts.status, SystemTime::now()));
     lines
 }
 
@@ -454,6 +461,7 @@ mod tests {
             trust_serve: false,
             tailnet: runs(Some(true), Some(true), vec![]),
             serving: Some(vec![loopback(OLLAMA)]),
+            status: Value::Null,
             at: vec![
                 (loopback(11435), Found::Engine("Ollama 0.32.3".to_owned())),
                 (loopback(OLLAMA), Found::Tailherd),

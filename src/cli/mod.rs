@@ -9,6 +9,7 @@ mod ask;
 mod check;
 mod demo;
 mod doctor;
+mod explain;
 mod models;
 mod schema;
 mod serve;
@@ -51,6 +52,8 @@ enum Command {
     Status(status::Args),
     /// List every model of the mesh and where it is.
     Models(models::Args),
+    /// Show who has a model, by which paths, and why not.
+    Explain(explain::Args),
     /// Show who may use this node, and to whom its prompts go.
     Access(access::Args),
     /// Look for what is wrong on this machine, and say what mends it.
@@ -147,6 +150,7 @@ fn dispatch(command: Command, context: Context<'_>) -> Result<(), Failure> {
         Command::Schema(args) => schema::run(args, context),
         Command::Status(args) => runtime()?.block_on(status::run(args, context)),
         Command::Models(args) => runtime()?.block_on(models::run(args, context)),
+        Command::Explain(args) => runtime()?.block_on(explain::run(args, context)),
         Command::Access(args) => runtime()?.block_on(access::run(args, context)),
         Command::Doctor(args) => runtime()?.block_on(doctor::run(args, context)),
         Command::Trust(args) => runtime()?.block_on(trust::run(args, context)),
@@ -239,8 +243,9 @@ mod tests {
     fn a_status_of_nobody_fails_and_says_what_to_do() {
         // Port 1 is nobody's; nothing is sent to it beyond the attempt.
         let env = FixedEnv::default().with_file("/c", "{ admin: { listen: '127.0.0.1:1' } }");
-        for command in ["status", "models"] {
-            let (code, out, err) = tailherd(env.clone(), &["--config", "/c", command]);
+        for command in [&["status"][..], &["models"], &["explain", "tiny"]] {
+            let args = [&["--config", "/c"], command].concat();
+            let (code, out, err) = tailherd(env.clone(), &args);
             assert_eq!((code, out.as_str()), (1, ""), "{err}");
             assert!(err.contains("127.0.0.1:1") && err.contains("tailherd serve"), "{err}");
         }

@@ -78,7 +78,7 @@ fn head(status: &Value, now: SystemTime) -> String {
         format!("tailherd {} on {name}{owner}", plain(text(&status["version"]).unwrap_or("?")));
     line(&mut out, format_args!("{title:<78}{up}"));
     line(&mut out, format_args!("mesh     {}", mesh(status, now)));
-    if let Some(more) = lost(text(&status["rung"]).unwrap_or_default()) {
+    if let Some(more) = lost(status) {
         line(&mut out, format_args!("         {more}"));
     }
     let models: Vec<&Value> = list(&status["models"]).collect();
@@ -110,13 +110,30 @@ fn mesh(status: &Value, now: SystemTime) -> String {
     }
 }
 
-fn lost(rung: &str) -> Option<&'static str> {
-    Some(match rung {
-        "coordinator_lost" => "works: all nodes below   lost: new devices, changed permissions",
-        "tailnet_lost" => {
-            "works: this node, servers named in the configuration   lost: the tailnet's nodes"
+fn lost(status: &Value) -> Option<String> {
+    let live = || list(&status["pins"]).filter(|pin| pin["state"] == "live").count();
+    let off = text(&status["lan"]["off"]).filter(|off| !off.is_empty());
+    let off = off.map(|off| off.split_inclusive(' ').map(plain).collect::<String>());
+    Some(match text(&status["rung"]).unwrap_or_default() {
+        "coordinator_lost" => {
+            let next = match (off, live()) {
+                (Some(off), _) => format!("alone (LAN: {off})"),
+                (None, 0) => "alone (nobody pinned)".to_owned(),
+                (None, pinned) => format!("LAN ({pinned} pinned)"),
+            };
+            format!(
+                "works: all nodes below   lost: new devices, changed permissions   next: {next}"
+            )
         }
-        "alone" => "works: this node   lost: every other",
+        "tailnet_lost" => {
+            let by_lan = list(&status["peers"]).filter(|p| p["path"] == "lan").count();
+            let by_lan = many(by_lan, "node");
+            format!("works: this node, {by_lan} by LAN   lost: the tailnet's tunnels   next: alone")
+        }
+        "alone" => {
+            let lan = off.map_or_else(String::new, |off| format!("   LAN: {off}"));
+            format!("works: this node   lost: every other{lan}")
+        }
         _ => return None,
     })
 }
@@ -144,15 +161,16 @@ fn this_row(status: &Value) -> Vec<String> {
 fn peer_row(status: &Value, peer: &Value) -> Vec<String> {
     let name = text(&peer["name"]).unwrap_or("?");
     let kind = text(&peer["path"]);
-    let path = match (kind, peer["kind"] == "bare") {
-        (None, _) => "-".to_owned(),
-        (Some(kind), false) => kind.to_owned(),
-        (Some(kind), true) => format!("{kind}, plain Ollama"),
+    let used = list(&peer["paths"]).find(|p| p["kind"] == peer["path"] && p["state"] == "up");
+    let path = match (kind, peer["kind"] == "bare", used.and_then(|p| text(&p["via"]))) {
+        (None, ..) => "-".to_owned(),
+        (Some(kind), true, _) => format!("{kind}, plain Ollama"),
+        // Of a sidecar: there is no other way to one on the local network.
+        (Some("lan"), false, _) => "lan, pinned".to_owned(),
+        (Some(kind), false, Some(via)) => format!("{kind}, {via}"),
+        (Some(kind), false, None) => kind.to_owned(),
     };
-    let rtt = list(&peer["paths"])
-        .find(|p| p["kind"] == peer["path"] && p["state"] == "up")
-        .and_then(|p| p["rttMs"].as_f64())
-        .map_or_else(|| "-".to_owned(), millis);
+    let rtt = used.and_then(|p| p["rttMs"].as_f64()).map_or_else(|| "-".to_owned(), millis);
     let work = Work::of(status, name);
     let why = text(&peer["why"]).filter(|why| !why.is_empty());
     let now = match (kind, why) {
@@ -248,15 +266,15 @@ fn short_owner(owner: &str) -> String {
     plain(&short).into_owned()
 }
 
-fn millis(ms: f64) -> String {
+pub(super) fn millis(ms: f64) -> String {
     if ms < 10.0 { format!("{ms:.1} ms") } else { format!("{ms:.0} ms") }
 }
 
-fn many(n: usize, what: &str) -> String {
+pub(super) fn many(n: usize, what: &str) -> String {
     if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") }
 }
 
-fn span(time: Duration) -> String {
+pub(super) fn span(time: Duration) -> String {
     let s = time.as_secs();
     match s {
         0..60 => format!("{s} s"),
@@ -267,7 +285,7 @@ fn span(time: Duration) -> String {
 }
 
 /// How long ago an RFC 3339 time in UTC was.
-fn age(at: &Value, now: SystemTime) -> Option<Duration> {
+pub(super) fn age(at: &Value, now: SystemTime) -> Option<Duration> {
     let at = text(at)?;
     let digits = |from: usize, to: usize| at.get(from..to)?.parse::<i64>().ok();
     let (year, month, day) = (digits(0, 4)?, digits(5, 7)?, digits(8, 10)?);
@@ -284,11 +302,11 @@ fn row(cells: [&str; 7]) -> Vec<String> {
     cells.map(str::to_owned).to_vec()
 }
 
-fn list(value: &Value) -> impl Iterator<Item = &Value> {
+pub(super) fn list(value: &Value) -> impl Iterator<Item = &Value> {
     value.as_array().into_iter().flatten()
 }
 
-fn text(value: &Value) -> Option<&str> {
+pub(super) fn text(value: &Value) -> Option<&str> {
     value.as_str()
 }
 
@@ -328,7 +346,10 @@ mod tests {
             "sharing": { "when": "auto", "accepting": "mine", "why": "on battery" },
             "peers": [
                 { "name": "gpu", "kind": "rich", "owner": "tag:gpu", "path": "tailnet", "why": "",
-                  "paths": [{ "kind": "tailnet", "state": "up", "rttMs": 4.2 }] },
+                  "paths": [{ "kind": "tailnet", "state": "up", "rttMs": 4.2, "via": "direct" }] },
+                { "name": "mini", "kind": "rich", "owner": "tag:nas", "path": "lan", "why": "",
+                  "paths": [{ "kind": "tailnet", "state": "down", "rttMs": 9.0 },
+                            { "kind": "lan", "state": "up", "rttMs": 1.04 }] },
                 { "name": "nas", "kind": "bare", "owner": "me@example.com", "path": null,
                   "why": "does not answer", "paths": [] },
                 { "name": "ops-mac", "kind": null, "owner": "ops@example.com", "path": null,
@@ -339,6 +360,7 @@ mod tests {
                 { "name": "llama3.3:70b", "offers": [offer("gpu", true, 0, 0, 9.0)] },
                 { "name": "qwen3:8b", "offers": [offer("macbook", true, 0, 0, 38.0)] },
             ],
+            "pins": [{ "state": "live" }, { "state": "live" }, { "state": "suspended" }],
             "warnings": ["agents has no effect in this version: named chains come later"],
         })
     }
@@ -348,15 +370,16 @@ mod tests {
         let want = "\
 tailherd 0.1.0 on macbook (me@)                                               up 3d 4h
 mesh     WITHOUT COORDINATOR for 12 min (connection refused)
-         works: all nodes below   lost: new devices, changed permissions
+         works: all nodes below   lost: new devices, changed permissions   next: LAN (2 pinned)
 apps     127.0.0.1:11434   3 models, 1 here
 sharing  own devices only: on battery
 
-NODE     OWNER    PATH        RTT  NOW                      LOADED          TOK/S
-macbook  you      here          -  idle                     qwen3:8b           38
-gpu      tag:gpu  tailnet  4.2 ms  2 running, 1 waiting     gpt-oss:20b +1    121
-nas      you      -             -  does not answer          -                   -
-ops-mac  ops@     -             -  not used: not in sendTo  -                   -
+NODE     OWNER    PATH                RTT  NOW                      LOADED          TOK/S
+macbook  you      here                  -  idle                     qwen3:8b           38
+gpu      tag:gpu  tailnet, direct  4.2 ms  2 running, 1 waiting     gpt-oss:20b +1    121
+mini     tag:nas  lan, pinned      1.0 ms  idle                     -                   -
+nas      you      -                     -  does not answer          -                   -
+ops-mac  ops@     -                     -  not used: not in sendTo  -                   -
 
 !  agents has no effect in this version: named chains come later
 ";
@@ -403,11 +426,31 @@ ops-mac  ops@     -             -  not used: not in sendTo  -                   
     }
 
     #[test]
+    fn each_rung_says_what_works_and_what_comes_next() {
+        #[track_caller]
+        fn check(rung: &str, off: Option<&str>, pins: usize, says: &str) {
+            let mut status = fleet();
+            status["rung"] = rung.into();
+            status["lan"] = json!({ "off": off });
+            status["pins"] = vec![json!({ "state": "live" }); pins].into();
+            let text = screen(&status, now(), false);
+            assert!(text.contains(says), "{says}: {text}");
+        }
+        check("coordinator_lost", None, 7, "next: LAN (7 pinned)\n");
+        check("coordinator_lost", None, 0, "next: alone (nobody pinned)\n");
+        check("coordinator_lost", Some("unknown network"), 7, "next: alone (LAN: unknown network)");
+        check("tailnet_lost", None, 7, "works: this node, 1 node by LAN   lost: the tailnet's");
+        check("alone", Some("unknown network"), 7, "lost: every other   LAN: unknown network\n");
+        check("alone", None, 7, "works: this node   lost: every other\n");
+        check("full", None, 7, "mesh     whole for 12 min\napps");
+    }
+
+    #[test]
     fn names_from_peers_are_inert_and_gaps_are_no_failure() {
         let evil = "x\",__address__=\"evil\u{1b}]52;c\u{202e}\r\n<img>";
         let mut status = fleet();
         for at in
-            ["/node/name", "/peers/0/name", "/peers/2/why", "/models/0/name", "/warnings/0", "/why"]
+            ["/node/name", "/peers/0/name", "/peers/3/why", "/models/0/name", "/warnings/0", "/why"]
         {
             *status.pointer_mut(at).unwrap() = evil.into();
         }

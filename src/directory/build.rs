@@ -26,6 +26,7 @@ struct Source {
     kind: NodeKind,
     principal: Option<Principal>,
     version: Option<String>,
+    why: Option<String>,
     paths: Vec<Arc<Path>>,
     engines: Vec<EngineListing>,
     globs: Option<Vec<String>>,
@@ -54,7 +55,14 @@ pub(super) fn snapshot(state: &mut State, now: Moment) -> Snapshot {
     let mut models = BTreeMap::new();
     let mut lingering = BTreeMap::new();
     let mut lost_at = BTreeMap::new();
+    let mut away = BTreeMap::new();
     for (key, found) in found {
+        let mut absent: Vec<NodeName> =
+            found.iter().filter(|f| !f.alive).map(|f| f.offer.node.name.clone()).collect();
+        absent.dedup();
+        if !absent.is_empty() {
+            away.insert(key.clone(), absent);
+        }
         let chosen = chosen_class(&found, state.settings.merge);
         let in_class = |f: &&Found| chosen.holds(f);
         if !found.iter().any(|f| f.alive && in_class(&f)) {
@@ -89,6 +97,8 @@ pub(super) fn snapshot(state: &mut State, now: Moment) -> Snapshot {
         unused,
         rung: state.rung.clone(),
         coordinator_up: state.coordinator,
+        coordinator_since: state.coordinator_since,
+        away,
     }
 }
 
@@ -142,6 +152,7 @@ fn sources(
         kind: NodeKind::This,
         principal: state.this.principal.clone(),
         version: None,
+        why: None,
         paths: Vec::new(),
         engines: state.engines.clone(),
         globs: None,
@@ -165,6 +176,7 @@ fn sources(
             kind: listing.kind,
             principal: member.who.principal.clone(),
             version: listing.version.clone(),
+            why: member.why.clone(),
             paths: ways.get(&member.who.id).cloned().unwrap_or_default(),
             engines: listing.engines.clone(),
             globs: globs.map(<[String]>::to_vec),
@@ -208,6 +220,7 @@ fn place(
         kind: source.kind,
         principal: source.principal,
         version: source.version,
+        why: source.why,
         paths: source.paths,
         endpoints,
     });

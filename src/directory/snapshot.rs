@@ -39,6 +39,11 @@ pub struct Snapshot {
     pub rung: RungState,
     /// What LocalAPI says of the coordinator; `None` without a tailnet.
     pub coordinator_up: Option<bool>,
+    /// Since when it says that.
+    pub coordinator_since: Moment,
+    /// The nodes that hold a model and cannot serve it now: they, or the engine that has it, do
+    /// not answer.
+    pub away: BTreeMap<ModelKey, Vec<NodeName>>,
 }
 
 /// Ready-made list answers.
@@ -99,6 +104,8 @@ pub struct Node {
     pub principal: Option<Principal>,
     /// The version of its sidecar.
     pub version: Option<String>,
+    /// Why the last look at it found nothing; `None` while it answers.
+    pub why: Option<String>,
     /// The ways to it, best first: the tailnet's, the one that answered last first, then those
     /// of the local network. Empty for this node: its endpoints are dialled themselves.
     pub paths: Vec<Arc<Path>>,

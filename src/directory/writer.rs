@@ -41,6 +41,7 @@ pub struct State {
     pub(super) unused: Vec<Unused>,
     pub(super) rung: RungState,
     pub(super) coordinator: Option<bool>,
+    pub(super) coordinator_since: Moment,
     pub(super) cells: Arc<Registry>,
     /// When each model that has no living node lost its last one.
     pub(super) lost_at: BTreeMap<ModelKey, Moment>,
@@ -111,6 +112,7 @@ impl State {
             unused: Vec::new(),
             rung: RungState { rung: Rung::Starting, why: "".into(), since: Moment::ZERO },
             coordinator: None,
+            coordinator_since: Moment::ZERO,
             cells,
             lost_at: BTreeMap::new(),
             built: Moment::ZERO,
@@ -223,7 +225,13 @@ pub fn apply(state: &mut State, event: Event, now: Moment) -> bool {
         Event::Settings(settings) => replace(&mut state.settings, settings),
         Event::Unused(unused) => replace(&mut state.unused, unused),
         Event::Rung(rung) => replace(&mut state.rung, rung),
-        Event::Coordinator(up) => replace(&mut state.coordinator, up),
+        Event::Coordinator(up) => {
+            let changed = replace(&mut state.coordinator, up);
+            if changed {
+                state.coordinator_since = now;
+            }
+            changed
+        }
         Event::Peers(peers) => apply_peers(state, peers),
         Event::Servers(servers) => apply_servers(state, servers),
         Event::Local(engines) => {

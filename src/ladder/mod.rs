@@ -215,6 +215,23 @@ pub fn meaning(state: &RungState) -> Meaning {
     Meaning { works, lost }
 }
 
+/// What is broken, for somebody who waits for a model: `None` while all tunnels that live can
+/// be used, or where there never was a tailnet.
+pub fn outage(state: &RungState) -> Option<&'static str> {
+    if !matches!(state.rung, Rung::TailnetLost | Rung::Alone) {
+        return None;
+    }
+    Some(match &*state.why {
+        "no_tailnet" => return None,
+        "daemon_down" => "tailscaled does not answer",
+        "logged_out" => "this device is logged out of its tailnet",
+        "stopped_by_user" => "the tailnet is switched off on this device",
+        "no_netmap" => "tailscaled was restarted and waits for its coordinator",
+        "no_path" => "no tunnel of the tailnet works",
+        _ => "no other node answers",
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -273,6 +290,26 @@ mod tests {
         check(Daemon::Down, nobody, Alone, "daemon_down");
         check(Daemon::Never, nobody, Alone, "no_tailnet");
         check(Daemon::Never, server, Alone, "no_tailnet");
+    }
+
+    #[test]
+    fn an_outage_is_what_keeps_nodes_away_and_no_word_of_the_machine() {
+        for (rung, why, broken) in [
+            (Rung::Full, "", false),
+            (Rung::Starting, "", false),
+            (Rung::CoordinatorLost, "not_in_map_poll", false),
+            (Rung::Alone, "no_tailnet", false),
+            (Rung::Alone, "no_peer", true),
+            (Rung::TailnetLost, "daemon_down", true),
+            (Rung::TailnetLost, "logged_out", true),
+            (Rung::Alone, "stopped_by_user", true),
+            (Rung::TailnetLost, "no_netmap", true),
+            (Rung::TailnetLost, "no_path", true),
+        ] {
+            let said = outage(&RungState { rung, why: why.into(), since: at(1) });
+            assert_eq!(said.is_some(), broken, "{why}");
+            assert!(said.is_none_or(|words| !words.contains('_')), "{said:?}");
+        }
     }
 
     #[test]

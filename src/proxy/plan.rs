@@ -5,9 +5,11 @@
 //! not in the plan. Nothing here waits.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use crate::config::Config;
 use crate::directory::{Node, Offer, Snapshot};
+use crate::ladder;
 use crate::trust::Limits;
 use crate::types::{
     Api, EngineKind, ModelKey, Moment, NodeName, RequestedModel, Source, Verb, glob,
@@ -170,15 +172,20 @@ fn missing(
     if asked.is_mesh() {
         return Err(unknown(asked, model));
     }
+    let outage = outage(snapshot, now);
     if let Some(node) = pinned.filter(|n| !n.is_this()) {
+        if !node.is_alive() {
+            return Err(silent(node, now, outage));
+        }
         return Err(Failure::not_found(format!(
             "model '{}' not found on {}",
             model.bare, node.name
         )));
     }
     if let Some(lost) = snapshot.lingering.get(&model.key) {
+        let because = outage.map_or_else(String::new, |outage| format!("; {outage}"));
         return Err(Failure::not_found(format!(
-            "model '{}' not found (last on {}, not reachable for {})",
+            "model '{}' not found (last on {}, not reachable for {}{because})",
             model.bare,
             lost.node,
             age(lost.age(now))
@@ -187,7 +194,29 @@ fn missing(
     if local_ollama(snapshot).is_some() {
         return Ok(Planned::AskLocal);
     }
-    Err(unknown(asked, model))
+    let mut failure = unknown(asked, model);
+    if let Some(outage) = outage {
+        failure.text.push_str(&format!(" ({outage})"));
+    }
+    Err(failure)
+}
+
+/// The node that was named does not answer: since when, and why.
+fn silent(node: &Node, now: Moment, outage: Option<String>) -> Failure {
+    let heard = node.paths.iter().map(|path| path.cell.last_ok.load(Relaxed)).max();
+    let since = heard
+        .filter(|at| *at > 0)
+        .map_or_else(String::new, |at| format!(" for {}", age(now.since(Moment::from_millis(at)))));
+    let path = || node.paths.iter().map(|path| path.cell.why()).find(|why| !why.is_empty());
+    let why = outage.or_else(|| path().map(|why| why.to_string())).or_else(|| node.why.clone());
+    let why = why.map_or_else(String::new, |why| format!(" ({why})"));
+    Failure::exhausted(format!("{} does not answer{since}{why}", node.name))
+}
+
+/// Why other nodes are away and since when, if it is not their own doing.
+pub(crate) fn outage(snapshot: &Snapshot, now: Moment) -> Option<String> {
+    let since = age(now.since(snapshot.rung.since));
+    Some(format!("{}, for {since}", ladder::outage(&snapshot.rung)?))
 }
 
 /// `22 min`, `3 h`: as people say it.

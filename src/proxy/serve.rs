@@ -25,7 +25,7 @@ use super::ask::Ask;
 use super::attempt::{Accepted, Fail, Reason, attempt};
 use super::error::{self, Failure};
 use super::finish::Finish;
-use super::plan::Plan;
+use super::plan::{self, Plan};
 use super::relay::{Idle, Relay};
 use super::{Proxy, Running};
 
@@ -175,8 +175,9 @@ impl Tried {
             let text = format!("{node} does not answer ({why})");
             return Err(Failure { counted: true, ..Failure::exhausted(text) });
         }
-        let list: Vec<String> =
+        let mut list: Vec<String> =
             self.log.iter().map(|(node, _, text)| format!("{node}: {text}")).collect();
+        list.extend(plan::outage(&px.directory.load(), px.clock.now()));
         let mut failure = Failure::exhausted(format!(
             "no node could answer for model '{}' ({})",
             ask.model.bare,

@@ -142,6 +142,7 @@ mod tests {
             kind: NodeKind::Rich,
             principal: None,
             version: None,
+            why: None,
             paths: dials.iter().map(path).collect(),
             endpoints: Vec::new(),
         }

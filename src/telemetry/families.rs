@@ -53,6 +53,7 @@ pub(super) struct Families {
     pub(super) breaker: IntGaugeVec,
     pub(super) rung: IntGaugeVec,
     pub(super) coordinator_up: IntGauge,
+    pub(super) pins: IntGauge,
     pub(super) refused: IntCounterVec,
 }
 
@@ -202,6 +203,12 @@ impl Families {
             coordinator_up: IntGauge::new(
                 "tailherd_coordinator_up",
                 "1 if tailscaled is connected to its coordinator, else 0.",
+            )
+            .and_then(|f| registered(&reg, f))?,
+            pins: IntGauge::new(
+                "tailherd_pins",
+                "Nodes whose key is known and may be used: with whom this node goes on by the \
+                 local network if the tailnet is lost.",
             )
             .and_then(|f| registered(&reg, f))?,
             refused: counter(

@@ -117,6 +117,19 @@ impl Metrics {
         self.families.coordinator_up.set(i64::from(up));
     }
 
+    /// How many nodes have a key that may be used.
+    pub fn pins(&self, live: usize) {
+        self.families.pins.set(i64::try_from(live).unwrap_or(i64::MAX));
+    }
+
+    /// There is no path of this kind to a peer any more.
+    pub fn no_path(&self, peer: &str, path: PathKind) {
+        let labels = [&*plain(peer), path.label()];
+        // Fails where there was none, which is as well.
+        let _ = self.families.peer_up.remove_label_values(&labels);
+        let _ = self.families.peer_rtt.remove_label_values(&labels);
+    }
+
     /// Drops all series of a peer that is no longer in the directory.
     pub fn forget_peer(&self, peer: &str) {
         let peer = &*plain(peer);
