@@ -97,7 +97,10 @@ impl Router {
 
     fn refuse(&self, kind: ListenerKind, (reason, status): No) -> Response<Body> {
         self.proxy.metrics.refused(kind, reason);
-        text(status, "")
+        let mut response = text(status, "");
+        // Tells the other sidecar what kind of no it is.
+        response.headers_mut().insert("x-tailherd-refused", HeaderValue::from_static(reason));
+        response
     }
 
     fn no_browser(&self, headers: &HeaderMap) -> Result<(), No> {

@@ -101,7 +101,10 @@ impl Mesh {
 
     fn offers<B>(&self, request: &Request<B>, granted: &Granted) -> Response<Body> {
         if granted.verbs() == Verbs::NONE {
-            return empty(StatusCode::FORBIDDEN);
+            let mut response = empty(StatusCode::FORBIDDEN);
+            let word = HeaderValue::from_static("access");
+            response.headers_mut().insert("x-tailherd-refused", word);
+            return response;
         }
         let snapshot = self.parts.directory.load();
         let version = env!("CARGO_PKG_VERSION");

@@ -107,7 +107,7 @@ fn refuses(peer: &Value) -> Option<Line> {
     let path = list(&peer["paths"]).find(|path| {
         path["kind"] == "lan"
             && path["state"] == "down"
-            && text(&path["why"]).is_some_and(|why| why.contains("lets this node in"))
+            && text(&path["why"]).is_some_and(|why| why.contains("this node in"))
     })?;
     Some(note(
         format!("{name} refuses this node by the local network: {}", words(&path["why"])),
@@ -211,7 +211,7 @@ mod tests {
             ] }),
             &["ops refuses this node", "ask ops@x"],
         );
-        let why = "it lets this node in over the tailnet only, if at all";
+        let why = "policy: it does not let this node in";
         says(
             &json!({ "peers": [{ "name": "nas", "id": "c/nas", "kind": "bare", "paths": [
                 { "kind": "lan", "state": "down", "why": why },
