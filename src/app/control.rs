@@ -21,6 +21,7 @@ use tower::service_fn;
 use crate::config::{self, Env};
 use crate::net::BindError;
 use crate::net::listen::unix;
+use crate::types::{PublicKey, Verb};
 
 /// The socket's name in its folder.
 const NAME: &str = "tailherd.sock";
@@ -49,10 +50,39 @@ pub fn places(env: &dyn Env) -> Vec<PathBuf> {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub enum Wish {
-    /// Let prompts go to this node.
+    /// Let prompts go to this node, or take its new key for its own.
     TrustAccept(String),
+    /// Forget this node's key.
+    TrustForget(String),
+    /// Take a key for that of a device on the local network.
+    TrustAdd(AddKey),
+    /// Say which keys are pinned.
+    TrustList,
+    /// Say this node's own key.
+    TrustExport,
+    /// Use the local networks this machine is on now.
+    LanAllow {
+        /// For how many seconds; for good without.
+        seconds: Option<u64>,
+    },
     /// Read the configuration again.
     Reload,
+}
+
+/// A key that a person adds, and what its holder may do here.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct AddKey {
+    /// What its holder is called from now on; rules say `pin:NAME`.
+    pub name: String,
+    /// The key.
+    pub key: PublicKey,
+    /// What it may do.
+    pub verbs: Vec<Verb>,
+    /// With which models, as globs.
+    pub models: Vec<String>,
+    /// For how many seconds.
+    pub seconds: u64,
 }
 
 /// What is said back.
@@ -63,6 +93,30 @@ pub enum Said {
     Done(String),
     /// It was not: why.
     Failed(String),
+    /// What was asked for.
+    Pins(Vec<PinRow>),
+}
+
+/// A pin, as it is shown.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PinRow {
+    /// The node's name.
+    pub name: String,
+    /// Its stable id; empty for a key that a person added.
+    pub id: String,
+    /// Its owner or tags; empty for a key that a person added.
+    pub owner: String,
+    /// The first characters of its key.
+    pub key: String,
+    /// `live`, `waits`, or in few words why it is not used.
+    pub state: String,
+    /// Seconds since the tailnet last vouched for it; `null` = never.
+    pub verified: Option<u64>,
+    /// Seconds until it ends unless the tailnet vouches for it again; `null` = it has ended.
+    pub ends: Option<u64>,
+    /// What a person should know about it; may be empty.
+    pub why: String,
 }
 
 /// A wish and the way back.
@@ -142,7 +196,7 @@ async fn answer(
         return Ok(failed(StatusCode::SERVICE_UNAVAILABLE, "tailherd is stopping"));
     }
     Ok(match wait.await {
-        Ok(said @ Said::Done(_)) => response(StatusCode::OK, &said),
+        Ok(said @ (Said::Done(_) | Said::Pins(_))) => response(StatusCode::OK, &said),
         Ok(said @ Said::Failed(_)) => response(StatusCode::CONFLICT, &said),
         Err(_) => failed(StatusCode::SERVICE_UNAVAILABLE, "tailherd is stopping"),
     })
@@ -194,7 +248,8 @@ mod tests {
             while let Some(Order { wish, answer }) = control.next().await {
                 let said = match wish {
                     Wish::TrustAccept(name) => Said::Done(format!("{name} is in")),
-                    Wish::Reload => Said::Failed("line 3".to_owned()),
+                    Wish::TrustList => Said::Pins(Vec::new()),
+                    _ => Said::Failed("line 3".to_owned()),
                 };
                 answer.send(said).unwrap();
             }
@@ -207,6 +262,8 @@ mod tests {
         let (head, what) = said(&path, &post("\"reload\"")).await;
         assert_eq!(head, "HTTP/1.1 409 Conflict");
         assert_eq!(what, Some(Said::Failed("line 3".into())));
+        let (head, what) = said(&path, &post("\"trustList\"")).await;
+        assert_eq!((head.as_str(), what), ("HTTP/1.1 200 OK", Some(Said::Pins(Vec::new()))));
         for bad in ["{}", "", r#"{"forgetEverything":1}"#] {
             assert_eq!(said(&path, &post(bad)).await.0, "HTTP/1.1 400 Bad Request", "{bad}");
         }

@@ -15,6 +15,7 @@ mod reload;
 mod router;
 mod serve;
 mod state;
+mod wishes;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -38,14 +39,16 @@ use crate::net::{
 use crate::probe::Probes;
 use crate::proxy::{self, Proxy};
 use crate::telemetry::{Clock, Events, Metrics};
-use crate::trust::{Access, Bounds, Tailnet, Trust};
+use crate::trust::{Access, Bounds, Networks, Tailnet, Trust};
 use crate::types::{ListenerKind, NodeName, Timing};
 
 use connections::Connections;
 use doors::Doors;
 use router::Router;
 
+pub use pins::rows as pin_rows;
 pub use serve::serve;
+pub use wishes::export;
 
 /// What an [`App`] is started from.
 #[derive(Debug)]
@@ -103,6 +106,9 @@ pub struct App {
     probes: Mutex<Option<Probes>>,
     looking: reload::Looking,
     trust: Trust,
+    events: Arc<Events>,
+    networks: Networks,
+    lan: watch::Receiver<Arc<LanView>>,
     _lan: watch::Sender<Arc<LanView>>,
     _sidecars: (Hellos, Meets),
     _lock: Option<state::Lock>,
@@ -129,6 +135,11 @@ impl App {
         let (access_tx, access) = watch::channel(Arc::new(nobody));
         let localapi = localapi::Current::default();
         let trust = Trust::open(state.as_deref(), Bounds::of(&config));
+        let (networks, said) = Networks::open(state.as_deref());
+        if let Some(said) = said {
+            tracing::warn!("{said}");
+            events.note("lan", said);
+        }
         let (lan_tx, lan) = watch::channel(Arc::new(LanView::default()));
         let connector = Connector::with_lan(
             view.clone(),
@@ -241,7 +252,13 @@ impl App {
             MeshListeners::follow(view.clone(), ports.clone(), sockets.clone(), &timing);
         doors.open_mesh(mesh_ports);
         if let Some(port) = ports.first() {
-            doors.open_lan(LanListeners::follow(lan, trust.clone(), *port, sockets, &timing));
+            doors.open_lan(LanListeners::follow(
+                lan.clone(),
+                trust.clone(),
+                *port,
+                sockets,
+                &timing,
+            ));
         }
         let hellos = Hellos::start(parts.clone(), ports, callbacks);
         let meets = Meets::start(parts);
@@ -279,6 +296,9 @@ impl App {
             probes: Mutex::new(Some(probes)),
             looking,
             trust,
+            events,
+            networks,
+            lan,
             _lan: lan_tx,
             _sidecars: (hellos, meets),
             _lock: lock,
@@ -298,11 +318,6 @@ impl App {
     /// What is known of the mesh.
     pub fn directory(&self) -> &Arc<Directory> {
         &self.directory
-    }
-
-    /// Lets prompts go to a node that waits for it.
-    pub async fn accept(&self, name: &str) -> Result<NodeName, discover::AcceptError> {
-        self.discovery.accept(name).await
     }
 
     /// Requests that are being answered.

@@ -120,11 +120,8 @@ async fn next(control: &mut Option<Control>) -> Option<Order> {
 
 async fn obey(app: &App, wish: Wish, explicit: Option<&Path>, env: &dyn Env) -> Said {
     match wish {
-        Wish::TrustAccept(name) => match app.accept(&name).await {
-            Ok(node) => Said::Done(format!("{node} is accepted")),
-            Err(error) => Said::Failed(error.to_string()),
-        },
         Wish::Reload => reload(app, explicit, env),
+        wish => app.obey(wish).await,
     }
 }
 

@@ -10,7 +10,9 @@ mod check;
 mod demo;
 mod doctor;
 mod explain;
+mod lan;
 mod models;
+mod order;
 mod schema;
 mod serve;
 mod status;
@@ -58,8 +60,10 @@ enum Command {
     Access(access::Args),
     /// Look for what is wrong on this machine, and say what mends it.
     Doctor(doctor::Args),
-    /// Decide about nodes that were seen for the first time.
+    /// Decide which nodes prompts may go to, and by which keys they are known.
     Trust(trust::Args),
+    /// Decide on which local networks this node may be used.
+    Lan(lan::Args),
     /// Show a mesh of three devices in this process, an outage and a failover.
     Demo(demo::Args),
     /// Print the version.
@@ -154,6 +158,7 @@ fn dispatch(command: Command, context: Context<'_>) -> Result<(), Failure> {
         Command::Access(args) => runtime()?.block_on(access::run(args, context)),
         Command::Doctor(args) => runtime()?.block_on(doctor::run(args, context)),
         Command::Trust(args) => runtime()?.block_on(trust::run(args, context)),
+        Command::Lan(args) => runtime()?.block_on(lan::run(args, context)),
         Command::Demo(args) => runtime()?.block_on(demo::run(args, context)),
         Command::Version => version::run(context),
     }

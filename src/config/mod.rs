@@ -32,6 +32,12 @@ pub use find::{load, state_dir};
 pub use run::*;
 
 use std::path::Path;
+use std::time::Duration;
+
+/// A duration as a person writes it: `30s`, `8h`, `14d`. The error says what was expected.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    read::duration(text)
+}
 
 /// Reads the text of a configuration file. `file` is only for messages and
 /// [`Config::origin`]; without one the text counts as no file at all.

@@ -1,0 +1,102 @@
+//! What a person asks of the running program, done.
+//!
+//! In: a [`Wish`] that came by the socket only this user opens. Out: what is said back. Each
+//! change is an event too, so that nobody changes what is trusted without a trace.
+
+use std::time::{Duration, SystemTime};
+
+use super::control::{AddKey, Said, Wish};
+use super::{App, pins};
+use crate::trust::{ByHand, PinError};
+use crate::types::Wall;
+
+impl App {
+    /// Does what a person wants. Reading the configuration again needs to know where it is,
+    /// which only [`super::serve`] does.
+    pub async fn obey(&self, wish: Wish) -> Said {
+        match wish {
+            Wish::TrustAccept(name) => self.trust_accept(&name).await,
+            Wish::TrustForget(name) => self.trust_forget(&name),
+            Wish::TrustAdd(add) => self.trust_add(add),
+            Wish::TrustList => Said::Pins(pins::rows(&self.trust.view(), now())),
+            Wish::TrustExport => export(&self.trust),
+            Wish::LanAllow { seconds } => self.lan_allow(seconds),
+            Wish::Reload => Said::Failed("the configuration is read again by SIGHUP".to_owned()),
+        }
+    }
+
+    /// A node that waits, or a key that changed: whichever of the two the name means.
+    async fn trust_accept(&self, name: &str) -> Said {
+        let node = self.discovery.accept(name).await;
+        let key = self.trust.accept(name);
+        if let Ok(name) = &key {
+            return self.done(format!("{name}'s new key is taken for its own"));
+        }
+        match (node, key) {
+            (Ok(node), _) => Said::Done(format!("{node} is accepted")),
+            (Err(_), Err(error @ (PinError::Taken(_) | PinError::Nothing(_)))) => failed(&error),
+            (Err(error), _) => failed(&error),
+        }
+    }
+
+    fn trust_forget(&self, name: &str) -> Said {
+        match self.trust.forget(name) {
+            Ok(name) => self.done(format!(
+                "{name}'s key is forgotten; it is pinned anew when it says hello over the tailnet"
+            )),
+            Err(error) => failed(&error),
+        }
+    }
+
+    fn trust_add(&self, add: AddKey) -> Said {
+        let AddKey { name, key, verbs, models, seconds } = add;
+        let until = now() + Duration::from_secs(seconds);
+        match self.trust.add(&name, key, ByHand { verbs, models, until }, now()) {
+            Ok(name) => self.done(format!("{name} is pinned by hand; rules call it pin:{name}")),
+            Err(error) => failed(&error),
+        }
+    }
+
+    fn lan_allow(&self, seconds: Option<u64>) -> Said {
+        let unknown = self.lan.borrow().unknown.clone();
+        if unknown.is_empty() {
+            let lan = self.lan.borrow();
+            return Said::Failed(match &lan.off {
+                Some(off) => format!("no local network waits to be allowed: {off}"),
+                None => "the local networks this machine is on are in use already".to_owned(),
+            });
+        }
+        let until = seconds.map(|seconds| now() + Duration::from_secs(seconds));
+        let mut devices = Vec::new();
+        for (device, network) in unknown {
+            if let Err(error) = self.networks.allow(&network, until, now()) {
+                return Said::Failed(format!("the known networks could not be written: {error}"));
+            }
+            devices.push(device);
+        }
+        let long = if until.is_some() { "for that time" } else { "for good" };
+        self.done(format!("the local network of {} is allowed {long}", devices.join(", ")))
+    }
+
+    fn done(&self, text: String) -> Said {
+        tracing::info!("by a person: {text}");
+        self.events.note("trust", text.clone());
+        Said::Done(text)
+    }
+}
+
+/// This node's name and key, as the command that adds them on another device.
+pub fn export(trust: &crate::trust::Trust) -> Said {
+    match trust.export() {
+        Some((name, key)) => Said::Done(format!("tailherd trust add {name} {key}")),
+        None => Said::Failed("no tailnet was seen here yet, so there is no key".to_owned()),
+    }
+}
+
+fn failed(error: &impl std::fmt::Display) -> Said {
+    Said::Failed(error.to_string())
+}
+
+fn now() -> Wall {
+    Wall::of(SystemTime::now())
+}
