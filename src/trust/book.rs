@@ -16,6 +16,11 @@ use crate::types::{ControlId, NodeId, PublicKey, Wall};
 /// How far a clock may run backwards before ages mean nothing any more.
 const SET_BACK: Duration = Duration::from_secs(600);
 
+/// After how much time it is news how late it is.
+const NEWS: Duration = Duration::from_secs(300);
+/// How old a node's contact may be before it is noted again.
+const REACHED_AGAIN: Duration = Duration::from_secs(60);
+
 /// A packet filter, and how old it is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -112,23 +117,25 @@ impl Book {
 
     /// The node reached this one over the tailnet.
     pub(super) fn reached(&mut self, node: &NodeId, now: Wall) {
+        let since = self.filter.as_ref().map_or(Wall(0), |f| f.changed);
         if self.online
             && let Some(pin) = self.pins.iter_mut().find(|p| p.node == *node)
+            && pin.reached.is_none_or(|at| at <= since || now.since(at) >= REACHED_AGAIN)
         {
             pin.reached = Some(now);
         }
     }
 
-    /// Makes the marks of time in this older book those of `later`, as far as time alone passed
-    /// between the two and not much of it.
-    pub(super) fn let_time_pass(&mut self, later: &Book, at_most: Duration) {
+    /// Makes the marks of time in this older book those of `later`, as long as they are not far
+    /// from those that were `shown` last: that time goes on is no news.
+    pub(super) fn let_time_pass(&mut self, later: &Book, shown: (Wall, Wall)) {
         self.looked = later.looked;
         self.online = later.online;
-        if later.wall.since(self.wall) < at_most {
+        if later.wall.since(shown.0) < NEWS {
             self.wall = later.wall;
         }
         if let (Some(a), Some(b)) = (&mut self.filter, &later.filter)
-            && b.heard.since(a.heard) < at_most
+            && b.heard.since(shown.1) < NEWS
         {
             a.heard = b.heard;
         }

@@ -168,10 +168,11 @@ mod tests {
         let all = (0, 65535);
         let open = rule("100.64.0.0/11 100.114.0.0/16", false, "0.0.0.0/0", all);
         let six = rule("fd7a:115c:a1e0::/48", false, "::/0", all);
+        let one = std::slice::from_ref;
         let me = "100.64.0.1 fd7a:115c:a1e0::1";
-        check(&[open.clone()], "100.64.0.2", me, Some(true));
-        check(&[open.clone()], "100.113.0.2", me, Some(false));
-        check(&[open.clone()], "fd7a:115c:a1e0::2", me, Some(false));
+        check(one(&open), "100.64.0.2", me, Some(true));
+        check(one(&open), "100.113.0.2", me, Some(false));
+        check(one(&open), "fd7a:115c:a1e0::2", me, Some(false));
         check(&[open.clone(), six.clone()], "fd7a:115c:a1e0::2", me, Some(true));
         check(&[], "100.64.0.2", me, Some(false));
         for ports in [(11434, 11434), (0, 11434), (11434, 65535)] {
@@ -183,7 +184,7 @@ mod tests {
         check(&[rule("100.64.0.2", false, "100.64.0.9", all)], "100.64.0.2", me, Some(false));
         check(&[FilterRule { tcp: false, ..open.clone() }], "100.64.0.2", me, Some(false));
         // Nothing to compare is not an answer.
-        check(std::slice::from_ref(&open), "", me, None);
+        check(one(&open), "", me, None);
         check(&[open], "100.64.0.2", "", None);
     }
 

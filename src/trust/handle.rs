@@ -18,18 +18,17 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use zeroize::Zeroizing;
 
-use super::book::{Book, HeldFilter, is_set_back};
+use super::book::Book;
 use super::filter::Filter;
-use super::hello::{Heard, Hello, HelloRefused, PinError};
+use super::hello::{Heard, Hello, HelloRefused};
 use super::keys::{KeyFault, Ring};
 use super::netmap::Netmap;
-use super::pins::{Bounds, ByHand, Own, Pin, Step};
+use super::person::PinError;
+use super::pins::{Bounds, ByHand, Own, Step};
 use super::store;
+use super::view::View;
 use crate::api::hello::Departed;
 use crate::types::{ControlId, NodeId, NodeName, PublicKey, Wall};
-
-/// How old what is written may be, as far as only the time went on.
-const STALE: std::time::Duration = std::time::Duration::from_secs(300);
 
 /// The handle. Clones share everything.
 #[derive(Clone)]
@@ -53,6 +52,8 @@ struct State {
     bounds: Bounds,
     open: Option<Open>,
     dirty: bool,
+    /// What was said last of a file that cannot be read.
+    said: Option<String>,
 }
 
 /// One tailnet, as it is remembered.
@@ -82,72 +83,17 @@ struct Read {
     ring: Ring,
 }
 
-/// What is trusted now, as one picture.
-#[derive(Clone, Default)]
-pub struct View {
-    /// The tailnet; `None` if none was ever seen.
-    pub control: Option<ControlId>,
-    /// Its coordinator's URL.
-    pub control_url: String,
-    /// This node in it.
-    pub own: Option<Own>,
-    /// How many people own nodes of it.
-    pub people: Option<usize>,
-    /// This node's keys there.
-    pub ring: Option<Arc<Ring>>,
-    /// The pins.
-    pub pins: Vec<Pin>,
-    /// The packet filter that was shown last.
-    pub filter: Option<HeldFilter>,
-    /// Whether ages may be believed: false after the clock was set back, until a hello over
-    /// the tailnet.
-    pub clock_ok: bool,
-    /// How long pins live.
-    pub bounds: Bounds,
-    /// The latest time of day that was seen.
-    wall: Wall,
-}
-
-impl View {
-    fn of(open: Option<&Open>, bounds: &Bounds) -> View {
-        let Some(Open { book, ring }) = open else {
-            return View { clock_ok: true, bounds: bounds.clone(), ..View::default() };
-        };
-        View {
-            control: Some(book.control.clone()),
-            control_url: book.control_url.clone(),
-            own: Some(book.own.clone()),
-            people: book.people,
-            ring: Some(Arc::clone(ring)),
-            pins: book.pins.clone(),
-            filter: book.filter.clone(),
-            clock_ok: book.clock_ok,
-            bounds: book.bounds.clone(),
-            wall: book.wall,
-        }
-    }
-
-    /// The pin of a node.
-    pub fn pin(&self, node: &NodeId) -> Option<&Pin> {
-        self.pins.iter().find(|p| p.node == *node)
-    }
-
-    /// The pin that has this key.
-    pub fn by_key(&self, key: &PublicKey) -> Option<&Pin> {
-        self.pins.iter().find(|p| p.key == *key)
-    }
-
-    /// Whether a clock that says `now` was set back since this picture was made.
-    pub(super) fn is_set_back(&self, now: Wall) -> bool {
-        is_set_back(now, self.wall)
-    }
-}
-
 impl Trust {
     /// What `folder` remembers; without one, nothing is kept. No tailnet is open yet.
     pub fn open(folder: Option<&Path>, bounds: Bounds) -> Trust {
         let view = View::of(None, &bounds);
-        let state = State { folder: folder.map(Path::to_owned), bounds, open: None, dirty: false };
+        let state = State {
+            folder: folder.map(Path::to_owned),
+            bounds,
+            open: None,
+            dirty: false,
+            said: None,
+        };
         Trust(Arc::new(Shared {
             state: Mutex::new(state),
             view: ArcSwap::from_pointee(view),
@@ -191,9 +137,17 @@ impl Trust {
         if state.open.as_ref().is_none_or(|o| o.book.control != *control) {
             told.extend(state.leave());
             let file = state.file(control);
-            let (open, said) = file.as_deref().map_or((None, None), |f| read(f, control));
-            told.extend(said);
-            state.put(open);
+            match file.as_deref().map_or(Ok((None, None)), read) {
+                Ok((open, said)) => {
+                    told.extend(said);
+                    state.put(open.filter(|o| o.book.control == *control));
+                }
+                Err(why) => {
+                    told.extend(state.once(why));
+                    self.show(&state);
+                    return told;
+                }
+            }
         }
         let another = state.open.as_ref().is_some_and(|o| o.book.is_of_another(own));
         if another {
@@ -239,7 +193,7 @@ impl Trust {
             told.extend(state.leave());
             let mut last: Option<Open> = None;
             for file in state.files() {
-                let (open, said) = read_any(&file);
+                let (open, said) = read(&file).unwrap_or_else(|why| (None, state.once(why)));
                 told.extend(said);
                 let later = |o: &Open| last.as_ref().is_none_or(|l| o.book.wall > l.book.wall);
                 if let Some(open) = open.filter(|o| fits(&o.book) && later(o)) {
@@ -368,7 +322,7 @@ impl Trust {
         let open = state.open.as_mut()?;
         let mut before = open.clone();
         let answer = f(open);
-        before.book.let_time_pass(&open.book, STALE);
+        before.book.let_time_pass(&open.book, self.view().marks());
         if before != *open {
             state.dirty = true;
             self.show(&state);
@@ -377,7 +331,8 @@ impl Trust {
     }
 
     fn show(&self, state: &State) {
-        self.0.view.store(Arc::new(View::of(state.open.as_ref(), &state.bounds)));
+        let open = state.open.as_ref().map(|o| (&o.book, &o.ring));
+        self.0.view.store(Arc::new(View::of(open, &state.bounds)));
         self.0.changed.send_modify(|n| *n += 1);
     }
 }
@@ -398,6 +353,15 @@ impl State {
         });
         files.sort();
         files
+    }
+
+    /// What is to be said, unless it was said just before.
+    fn once(&mut self, why: String) -> Option<String> {
+        if self.said.as_ref() == Some(&why) {
+            return None;
+        }
+        self.said = Some(why.clone());
+        Some(why)
     }
 
     fn put(&mut self, open: Option<Open>) {
@@ -431,24 +395,31 @@ impl State {
     }
 }
 
-/// What a file holds, if it is of this tailnet.
-fn read(file: &Path, control: &ControlId) -> (Option<Open>, Option<String>) {
-    let (open, told) = read_any(file);
-    (open.filter(|o| o.book.control == *control), told)
-}
-
-fn read_any(file: &Path) -> (Option<Open>, Option<String>) {
+/// What a file holds; `None` if there is nothing to be believed in it, which is then put aside.
+/// The error is that it could not be read at all, so that it must not be written either.
+fn read(file: &Path) -> Result<(Option<Open>, Option<String>), String> {
     let bytes = match store::read(file) {
         Ok(Some(bytes)) => bytes,
-        Ok(None) => return (None, None),
-        Err(why) => return (None, Some(format!("pins are not known: {why}"))),
+        Ok(None) => return Ok((None, None)),
+        Err(why @ store::Why::Torn { .. }) => return Ok((None, Some(told(&why)))),
+        Err(why @ store::Why::Io { .. }) => return Err(told(&why)),
     };
-    match serde_json::from_slice::<Read>(&bytes) {
-        Ok(Read { v: 1, book, ring }) => (Some(Open { book, ring: Arc::new(ring) }), None),
-        Ok(Read { v, .. }) => {
-            let told = format!("{}: version {v} of the pins is not known here", file.display());
-            (None, Some(told))
+    let why = match serde_json::from_slice::<Read>(&bytes) {
+        Ok(Read { v: 1, book, ring }) => {
+            return Ok((Some(Open { book, ring: Arc::new(ring) }), None));
         }
-        Err(error) => (None, Some(format!("{}: pins are not known: {error}", file.display()))),
+        Ok(Read { v, .. }) => format!("written by another version of the program ({v})"),
+        Err(error) => error.to_string(),
+    };
+    match store::put_aside(file) {
+        Ok(aside) => {
+            let (file, aside) = (file.display(), aside.display());
+            Ok((None, Some(told(&format!("{file}: {why}; put aside as {aside}")))))
+        }
+        Err(error) => Err(told(&format!("{}: {why}; {error}", file.display()))),
     }
+}
+
+fn told(why: &dyn std::fmt::Display) -> String {
+    format!("pins are not known: {why}")
 }

@@ -1,4 +1,4 @@
-//! How pins come to be: hellos over the tailnet, and what a person says.
+//! How pins come to be: hellos over the tailnet.
 //!
 //! In: what a hello said, what WhoIs or the dialled address says of who said it, the key that
 //! TLS proved. Out: a pin, or why there is none. Nothing here is ever fed from the local
@@ -12,16 +12,16 @@ use std::time::Duration;
 use super::book::Book;
 use super::keys::verify_chain;
 use super::netmap::ListedPeer;
-use super::pins::{ByHand, Changed, MAX_ADDRESSES, Pin, PinState, Step, What, node_id};
+use super::pins::{Changed, MAX_ADDRESSES, Pin, PinState, Step, What, node_id};
 use crate::api::hello::HelloSay;
-use crate::types::{NodeId, NodeName, PublicKey, Verb, Wall};
+use crate::types::{NodeId, NodeName, PublicKey, Wall};
 
 /// How long a changed key has to be the one to answer.
 const CONSISTENT: u64 = 24 * 3600;
 /// Most time that two callbacks may stand for.
 const CALLBACK: Duration = Duration::from_secs(3600);
 /// Most pins of one tailnet.
-const MAX_PINS: usize = 1024;
+pub(super) const MAX_PINS: usize = 1024;
 
 /// A hello, as it went over the tailnet.
 #[derive(Debug, Clone, Copy)]
@@ -99,46 +99,6 @@ pub enum HelloRefused {
     Full,
 }
 
-/// Why a person's word on a pin was not followed.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum PinError {
-    /// Nothing is remembered to change.
-    #[error("no tailnet was seen here yet")]
-    NoTailnet,
-    /// No pin has that name.
-    #[error("no pin is called `{0}`: `tailherd trust` lists them")]
-    Unknown(String),
-    /// Several have.
-    #[error("`{name}` names {} pins: say which by id, one of {}", ids.len(), ids.join(", "))]
-    Ambiguous {
-        /// The name.
-        name: String,
-        /// Their ids.
-        ids: Vec<String>,
-    },
-    /// The pin waits for nothing.
-    #[error("{0} answers with the key it is pinned by: there is nothing to accept")]
-    Nothing(NodeName),
-    /// The name cannot be one.
-    #[error("`{0}` cannot be a name: letters, digits, `-`, `_` and `.`, at most 63")]
-    Name(String),
-    /// The key is pinned already.
-    #[error("that key is {0}'s")]
-    Taken(NodeName),
-    /// It is this node's own key.
-    #[error("that is this node's own key: `tailherd trust export` on the other device prints its")]
-    OwnKey,
-    /// A key added by hand may only list and infer.
-    #[error("a key added by hand may only `list` and `infer`, not `{0}`")]
-    Verb(&'static str),
-    /// Its time is over already.
-    #[error("the time it would end at is past")]
-    Over,
-    /// There are too many pins.
-    #[error("there are {MAX_PINS} pins already")]
-    Full,
-}
-
 impl Book {
     /// Takes in the answer to a hello that this node dialled.
     pub(super) fn dialled(
@@ -151,13 +111,11 @@ impl Book {
         let mut steps = self.forget_another(&hello.node);
         let id = node_id(&self.control, hello.node.stable);
         let online = self.online;
-        if online {
-            self.believe(now);
-        }
         let Some(at) = self.pins.iter().position(|p| p.node == id) else {
             if !online {
                 return Err(HelloRefused::Offline);
             }
+            self.believe(now);
             let mut pin = self.heard_of(hello, now)?;
             pin.state = PinState::Live;
             confirm(&mut pin, hello, online, now);
@@ -193,6 +151,9 @@ impl Book {
             steps.push(Step::new(&pin.name, what));
         }
         confirm(pin, hello, online, now);
+        if online {
+            self.believe(now);
+        }
         Ok(steps)
     }
 
@@ -249,7 +210,7 @@ impl Book {
     fn check(&self, hello: &Hello<'_>) -> Result<(), HelloRefused> {
         let (said, node, own) = (hello.said, &hello.node, &self.own);
         for (ok, what) in [
-            (said.control == &*self.control.0, "the tailnet it names"),
+            (*said.control == *self.control.0, "the tailnet it names"),
             (said.me == node.stable, "the node it says it is"),
             (said.you == own.stable, "the node it means by us"),
             (said.my_node_key == node.node_key, "its node key"),
@@ -295,125 +256,16 @@ impl Book {
             created: hello.node.created.to_owned(),
             shared: hello.node.shared,
             node_key: hello.node.node_key.to_owned(),
-            ..blank(hello.node.name.clone(), hello.key, now)
+            ..Pin::blank(hello.node.name.clone(), hello.key, now)
         };
         confirm(&mut pin, hello, false, now);
         Ok(pin)
-    }
-
-    /// The pins a name means: by hand first, then of nodes.
-    fn named(&self, name: &str) -> Result<usize, PinError> {
-        let found: Vec<usize> =
-            (0..self.pins.len()).filter(|i| self.pins[*i].is_named(name)).collect();
-        match found[..] {
-            [] => Err(PinError::Unknown(name.to_owned())),
-            [one] => Ok(one),
-            _ => {
-                let id = |i: &usize| {
-                    let pin = &self.pins[*i];
-                    pin.stable().map_or_else(|| pin.node.to_string(), str::to_owned)
-                };
-                let ids = found.iter().map(id).collect();
-                Err(PinError::Ambiguous { name: name.to_owned(), ids })
-            }
-        }
-    }
-
-    /// A person says that a node's changed key is its own.
-    pub(super) fn accept(&mut self, name: &str) -> Result<NodeName, PinError> {
-        let at = self.named(name)?;
-        let pin = &mut self.pins[at];
-        let Some(changed) = pin.changed.take() else {
-            return Err(PinError::Nothing(pin.name.clone()));
-        };
-        let name = pin.name.clone();
-        if let Some(other) = self.by_key(&changed.key) {
-            return Err(PinError::Taken(other.name.clone()));
-        }
-        let pin = &mut self.pins[at];
-        pin.key = changed.key;
-        pin.learned = changed.first;
-        pin.verified = changed.last;
-        Ok(name)
-    }
-
-    /// A person wants a pin gone.
-    pub(super) fn forget(&mut self, name: &str) -> Result<NodeName, PinError> {
-        let at = self.named(name)?;
-        Ok(self.pins.remove(at).name)
-    }
-
-    /// A person adds a key. What was added under that name before is replaced.
-    pub(super) fn add(
-        &mut self,
-        name: &str,
-        key: PublicKey,
-        hand: ByHand,
-        own_keys: &[PublicKey],
-        now: Wall,
-    ) -> Result<NodeName, PinError> {
-        let wrong = || PinError::Name(name.to_owned());
-        let name = NodeName::parse(name).filter(|n| !n.is_self()).ok_or_else(wrong)?;
-        if let Some(verb) = hand.verbs.iter().find(|v| !matches!(v, Verb::List | Verb::Infer)) {
-            return Err(PinError::Verb(verb.label()));
-        }
-        if hand.until <= now {
-            return Err(PinError::Over);
-        }
-        if own_keys.contains(&key) {
-            return Err(PinError::OwnKey);
-        }
-        let node = NodeId::Pin(name.as_str().into());
-        match self.by_key(&key) {
-            Some(pin) if pin.node != node => return Err(PinError::Taken(pin.name.clone())),
-            _ => {}
-        }
-        self.pins.retain(|p| p.node != node);
-        if self.pins.len() >= MAX_PINS {
-            return Err(PinError::Full);
-        }
-        let pin = Pin {
-            node,
-            state: PinState::Live,
-            by_hand: Some(hand),
-            ..blank(name.clone(), key, now)
-        };
-        self.pins.push(pin);
-        Ok(name)
     }
 
     /// A live pin's node was met at this address.
     pub(super) fn address(&mut self, node: &NodeId, address: IpAddr) -> bool {
         is_local(address)
             && self.pins.iter_mut().find(|p| p.node == *node).is_some_and(|p| p.met_at(address))
-    }
-}
-
-fn blank(name: NodeName, key: PublicKey, now: Wall) -> Pin {
-    Pin {
-        node: NodeId::This,
-        created: String::new(),
-        name,
-        dns: String::new(),
-        principal: None,
-        shared: false,
-        key,
-        node_key: String::new(),
-        state: PinState::Pending,
-        verified: Wall(0),
-        learned: now,
-        expires: None,
-        expired: false,
-        ephemeral: false,
-        port: 0,
-        lan: Vec::new(),
-        tailnet: Vec::new(),
-        grants: Vec::new(),
-        reached: None,
-        changed: None,
-        knows: None,
-        gone: None,
-        by_hand: None,
     }
 }
 

@@ -11,8 +11,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::handle::View;
 use super::pins::{Pin, PinState};
+use super::view::View;
 use crate::types::{Caller, CallerKind, NodeId, PublicKey, Wall};
 
 /// How lately a node must have reached us over the tailnet where the filter does not say

@@ -135,26 +135,34 @@ impl Book {
         steps
     }
 
-    /// Suspends what has been missing for a minute, and says so if that is most of them.
+    /// Suspends what has been missing for a minute. What goes together with most of the others
+    /// is suspended together with them, and that is said once.
     fn suspend(&mut self, now: Wall, steps: &mut Vec<Step>) {
-        let ours = |p: &&Pin| p.stable().is_some() && !is_away(p);
-        let of = self.pins.iter().filter(ours).count();
-        let gone = self.pins.iter().filter(ours).filter(|p| p.gone.is_some()).count();
-        let many = gone * 2 > of;
-        let mut suspended = 0;
+        let here = |p: &Pin| p.stable().is_some() && !is_away(p);
+        let of = self.pins.iter().filter(|p| here(p)).count();
+        let going = || self.pins.iter().filter(|p| here(p)).filter_map(|p| p.gone);
+        let most = going().count() * 2 > of;
+        let mut many_now = false;
+        for gone in self.pins.iter_mut().filter(|p| !is_away(p)).filter_map(|p| p.gone.as_mut()) {
+            gone.many |= most;
+            many_now |= gone.many && gone.seen >= SUSPEND;
+        }
+        let mut many = 0;
         for pin in self.pins.iter_mut().filter(|p| !is_away(p)) {
-            if pin.gone.is_none_or(|g| g.seen < SUSPEND) {
-                continue;
-            }
-            suspended += 1;
-            let why = if many { Why::ManyGone } else { Why::Gone };
-            if !many {
+            let why = match pin.gone {
+                Some(gone) if gone.many && many_now => Why::ManyGone,
+                Some(gone) if !gone.many && gone.seen >= SUSPEND => Why::Gone,
+                _ => continue,
+            };
+            if why == Why::Gone {
                 steps.push(Step::new(&pin.name, What::Suspended(why.clone())));
+            } else {
+                many += 1;
             }
             pin.state = PinState::Suspended { since: now, why };
         }
-        if many && suspended > 0 {
-            let what = What::ManyGone { gone: suspended, of };
+        if many > 0 {
+            let what = What::ManyGone { gone: many, of };
             steps.push(Step { name: String::new(), what });
         }
     }
@@ -256,7 +264,7 @@ fn is_away(pin: &Pin) -> bool {
 fn missed(pin: &mut Pin, gap: u64, now: Wall) {
     match &mut pin.gone {
         Some(gone) => gone.seen = gone.seen.saturating_add(gap),
-        gone => *gone = Some(Gone { since: now, seen: 0 }),
+        gone => *gone = Some(Gone { since: now, seen: 0, many: false }),
     }
 }
 

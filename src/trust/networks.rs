@@ -74,7 +74,8 @@ impl Networks {
     /// What `folder` remembers, and what a person should hear of.
     pub fn open(folder: Option<&Path>) -> (Networks, Option<String>) {
         let file = folder.map(|f| f.join("networks-lan.json"));
-        let (kept, told) = file.as_deref().map_or((None, None), read);
+        let (kept, free, told) = file.as_deref().map_or((None, true, None), read);
+        let file = file.filter(|_| free);
         let kept = kept.unwrap_or_else(|| Kept {
             v: 1,
             salt: format!("{:032x}", rand::random::<u128>()),
@@ -160,15 +161,18 @@ impl Kept {
     }
 }
 
-fn read(file: &Path) -> (Option<Kept>, Option<String>) {
-    let told = |why: String| Some(format!("local networks are not known any more: {why}"));
-    match store::read(file) {
-        Ok(None) => (None, None),
-        Err(why) => (None, told(why.to_string())),
+/// What the file holds, if it can be believed; and whether a new one may take its place.
+fn read(file: &Path) -> (Option<Kept>, bool, Option<String>) {
+    let told = |why: &dyn std::fmt::Display| Some(format!("local networks are not known: {why}"));
+    let why = match store::read(file) {
+        Ok(None) => return (None, true, None),
+        Err(why) => return (None, matches!(why, store::Why::Torn { .. }), told(&why)),
         Ok(Some(bytes)) => match serde_json::from_slice::<Kept>(&bytes) {
-            Ok(kept) if kept.v == 1 => (Some(kept), None),
-            Ok(kept) => (None, told(format!("{}: version {}", file.display(), kept.v))),
-            Err(error) => (None, told(format!("{}: {error}", file.display()))),
+            Ok(kept) if kept.v == 1 => return (Some(kept), true, None),
+            Ok(kept) => format!("written by another version of the program ({})", kept.v),
+            Err(error) => error.to_string(),
         },
-    }
+    };
+    let free = store::put_aside(file).is_ok();
+    (None, free, told(&format!("{}: {why}", file.display())))
 }

@@ -117,6 +117,8 @@ pub struct Gone {
     pub since: Wall,
     /// For how many seconds that was seen with the coordinator there.
     pub seen: u64,
+    /// Whether most of the others were missing at the same time.
+    pub many: bool,
 }
 
 /// A key that answers where another was pinned.
@@ -247,6 +249,35 @@ impl fmt::Display for What {
 }
 
 impl Pin {
+    /// One of which only a name and a key are known.
+    pub(super) fn blank(name: NodeName, key: PublicKey, now: Wall) -> Pin {
+        Pin {
+            node: NodeId::This,
+            created: String::new(),
+            name,
+            dns: String::new(),
+            principal: None,
+            shared: false,
+            key,
+            node_key: String::new(),
+            state: PinState::Pending,
+            verified: Wall(0),
+            learned: now,
+            expires: None,
+            expired: false,
+            ephemeral: false,
+            port: 0,
+            lan: Vec::new(),
+            tailnet: Vec::new(),
+            grants: Vec::new(),
+            reached: None,
+            changed: None,
+            knows: None,
+            gone: None,
+            by_hand: None,
+        }
+    }
+
     /// Its stable id, if it is a node of a tailnet.
     pub fn stable(&self) -> Option<&str> {
         match &self.node {

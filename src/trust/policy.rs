@@ -7,9 +7,14 @@
 //!
 //! Rules are resolved anew when the configuration or the tailnet changes; a `Granted` is made
 //! per connection (or when WhoIs is asked again) and read per request.
+//!
+//! On the local network nobody vouches for a caller at that moment, so less is given there:
+//! a few verbs only, what tags and grants give for a day, and no more than what was said to a
+//! key added by hand.
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::grant;
 use super::who::{Subject, Tailnet};
@@ -19,12 +24,22 @@ use crate::types::{Caller, CallerKind, ModelKey, Principal, Verb, Verbs, Who};
 /// Requests at once that a principal other than this node's owner gets where no rule says.
 pub const MAX_INFLIGHT: u32 = 4;
 
+/// All that a caller on the local network may ever do.
+const ON_LAN: Verbs = Verbs::NONE.with(Verb::List).with(Verb::Infer).with(Verb::Observe);
+/// All that what was said to a key added by hand may give.
+const BY_HAND: Verbs = Verbs::NONE.with(Verb::List).with(Verb::Infer);
+/// How long what tags and grants give holds on the local network, where nothing says.
+const GRANT: Duration = Duration::from_secs(24 * 3600);
+
 /// The `access` rules of this node, ready to be asked.
 #[derive(Debug, Clone)]
 pub struct Access {
     tailnet: Tailnet,
     rules: Vec<Arc<Rule>>,
     auto: bool,
+    /// How long ago the tailnet may have vouched for a caller on the local network that is no
+    /// device of this node's owner.
+    grant: Duration,
 }
 
 /// One rule, with the name it has in explanations.
@@ -77,7 +92,7 @@ impl Limits {
 impl Access {
     /// The rules of `config` on this node of this tailnet.
     pub fn resolve(config: &Config, tailnet: &Tailnet) -> Access {
-        Access::new(config.access.as_deref(), tailnet)
+        Access { grant: config.lan.grant, ..Access::new(config.access.as_deref(), tailnet) }
     }
 
     /// These rules (`None` = auto) on this node of this tailnet.
@@ -94,6 +109,7 @@ impl Access {
             tailnet: tailnet.clone(),
             rules: rules.into_iter().map(Arc::new).collect(),
             auto: written.is_none(),
+            grant: GRANT,
         }
     }
 
@@ -104,16 +120,27 @@ impl Access {
 
     /// What `caller` may do here.
     pub fn of(&self, caller: &Caller) -> Granted {
+        let mut only = if caller.lan.is_some() { ON_LAN } else { Verbs::ALL };
         let (rules, own, free) = match &caller.kind {
             CallerKind::Local { uid } => {
                 let (rules, free) = self.local(*uid);
                 (rules, true, free)
             }
-            CallerKind::Pin { .. } => return self.nothing(caller),
+            CallerKind::Pin { name, verbs, models } => {
+                only = ON_LAN;
+                let means = |who: &Who| matches!(who, Who::Pin(n) if n.eq_ignore_ascii_case(name));
+                let named = self.rules.iter().filter(|r| r.from.iter().any(means)).cloned();
+                let said = Rule::of_pin(name, *verbs, models);
+                ([Arc::new(said)].into_iter().chain(named).collect(), false, Verbs::NONE)
+            }
             CallerKind::Node { grants, .. } => {
                 let Some(subject) = Subject::of(caller) else {
                     return self.nothing(caller);
                 };
+                let own = self.tailnet.is_own(&subject);
+                if !own && caller.lan.is_some_and(|age| age > self.grant) {
+                    return self.nothing(caller);
+                }
                 let mut rules: Vec<Arc<Rule>> = self
                     .rules
                     .iter()
@@ -130,10 +157,10 @@ impl Access {
                             .map(|rule| Arc::new(Rule::written("grant".to_owned(), &rule))),
                     );
                 }
-                (rules, self.tailnet.is_own(&subject), Verbs::NONE)
+                (rules, own, Verbs::NONE)
             }
         };
-        Granted { rules, own, free, who: shown(caller), denial: self.denial() }
+        Granted { rules, own, free, only, who: shown(caller), denial: self.denial() }
     }
 
     /// A program on this machine may do everything, except that a verb which some rule gives
@@ -164,6 +191,7 @@ impl Access {
             rules: Vec::new(),
             own: false,
             free: Verbs::NONE,
+            only: Verbs::NONE,
             who: shown(caller),
             denial: self.denial(),
         }
@@ -240,6 +268,17 @@ impl Rule {
         }
     }
 
+    /// What was said of a key when a person added it.
+    fn of_pin(name: &str, verbs: Verbs, models: &[String]) -> Rule {
+        Rule {
+            name: format!("trust add {name}"),
+            from: vec![Who::Pin(name.into())],
+            verbs: verbs.and(BY_HAND),
+            models: models.to_vec(),
+            limits: Limits { max_inflight: Some(MAX_INFLIGHT), ..Limits::NONE },
+        }
+    }
+
     /// Whether the rule speaks of `model`.
     pub fn covers(&self, model: &ModelKey) -> bool {
         self.models.iter().any(|pattern| model.matches(pattern))
@@ -254,6 +293,8 @@ pub struct Granted {
     own: bool,
     /// Verbs given whole, by no rule: those of programs on this machine.
     free: Verbs,
+    /// What may be given at all by the way the caller came.
+    only: Verbs,
     who: Arc<str>,
     denial: Arc<str>,
 }
@@ -278,7 +319,7 @@ impl Granted {
 
     /// Every verb that some rule gives for some model.
     pub fn verbs(&self) -> Verbs {
-        self.rules.iter().fold(self.free, |verbs, rule| verbs.or(rule.verbs))
+        self.rules.iter().fold(self.free, |verbs, rule| verbs.or(rule.verbs)).and(self.only)
     }
 
     /// The rules that mean this caller, for showing.
@@ -296,8 +337,12 @@ impl Granted {
         let verb = verb.label();
         let who = &self.who;
         let given: Vec<&str> = self.verbs().iter().map(Verb::label).collect();
+        let ruled = self.rules.iter().any(|r| r.verbs.iter().any(|v| v.label() == verb));
         match model {
             _ if given.is_empty() => format!("no rule lets {who} in: {}", self.denial),
+            _ if ruled && !given.contains(&verb) => {
+                format!("{who} may not use `{verb}` over the local network, where it comes from")
+            }
             Some(model) if given.contains(&verb) => {
                 format!("{who} may not use `{verb}` on {model}: {}", self.models(verb))
             }
@@ -314,6 +359,9 @@ impl Granted {
     }
 
     fn within(&self, verb: Verb, covers: impl Fn(&Rule) -> bool) -> Option<Limits> {
+        if !self.only.has(verb) {
+            return None;
+        }
         if self.free.has(verb) {
             return Some(Limits::NONE);
         }

@@ -83,6 +83,12 @@ impl Verbs {
         Verbs(self.0 | other.0)
     }
 
+    /// The verbs in both sets.
+    #[must_use]
+    pub const fn and(self, other: Verbs) -> Verbs {
+        Verbs(self.0 & other.0)
+    }
+
     /// The verbs of the set, in order.
     pub fn iter(self) -> impl Iterator<Item = Verb> {
         Verb::ALL.into_iter().filter(move |v| self.has(*v))

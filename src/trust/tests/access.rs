@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::*;
+use super::super::*;
 use crate::config::{AccessRule, SendRule};
 use crate::types::{
     Caller, CallerKind, ControlId, ModelKey, NodeId, NodeName, Principal, Verb, Verbs, Who,
