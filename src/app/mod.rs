@@ -109,7 +109,6 @@ pub struct App {
     events: Arc<Events>,
     networks: Networks,
     lan: watch::Receiver<Arc<LanView>>,
-    _lan: watch::Sender<Arc<LanView>>,
     _sidecars: (Hellos, Meets),
     _lock: Option<state::Lock>,
 }
@@ -173,6 +172,10 @@ impl App {
             view: view_tx,
             bell: bell_tx,
             access: access_tx,
+            trust: trust.clone(),
+            networks: networks.clone(),
+            sockets: sockets.clone(),
+            lan: lan_tx,
         });
 
         let gates_config = GatesConfig {
@@ -299,7 +302,6 @@ impl App {
             events,
             networks,
             lan,
-            _lan: lan_tx,
             _sidecars: (hellos, meets),
             _lock: lock,
         })

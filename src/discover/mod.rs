@@ -7,11 +7,15 @@
 //!
 //! It never asks a peer anything: that is `probe`, and it asks only whom discovery lets it.
 
+mod daemon;
 mod dns;
 mod known;
+mod lan;
+mod links;
 mod peers;
 mod rung;
 mod tailnet;
+mod vouch;
 
 pub use known::{AcceptError, Known};
 pub use peers::{facts, subject, waits};

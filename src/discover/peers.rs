@@ -30,6 +30,15 @@ pub fn subject(node: &TailnetNode) -> Subject<'_> {
     }
 }
 
+/// A node as the directory knows it.
+pub(super) fn identity(node: &TailnetNode) -> Identity {
+    Identity {
+        id: node.id.clone(),
+        name: node.name.clone(),
+        principal: Some(node.principal.clone()),
+    }
+}
+
 /// What rules need to know, out of a whole picture of a running tailnet.
 pub fn facts(view: &TailnetView) -> Tailnet {
     let me = view.me.as_ref();
@@ -74,11 +83,7 @@ pub(super) fn sort(
             Ok(grant) => {
                 let (addrs, also) = dns::told(places, &node.addrs);
                 sorted.peers.push(Peer {
-                    who: Identity {
-                        id: node.id.clone(),
-                        name: node.name.clone(),
-                        principal: Some(node.principal.clone()),
-                    },
+                    who: identity(node),
                     addrs,
                     also,
                     grant: Grant { rich: grant.rich, bare: grant.bare },

@@ -11,6 +11,9 @@ use crate::telemetry::events::Events;
 use crate::telemetry::metrics::Metrics;
 use crate::types::{Moment, NodeId, PathKind, Rung, RungState, Timing};
 
+/// Why a tailnet that the configuration switches off is not there.
+pub(super) const SWITCHED_OFF: &str = "switched_off";
+
 /// A wall clock that went further than ours by this much means that this machine slept.
 const JUMP: Duration = Duration::from_secs(5);
 
@@ -69,6 +72,12 @@ impl Rungs {
         jumped
     }
 
+    /// Says that a tailnet was used here before this program was started: that no LocalAPI is
+    /// found is a loss then.
+    pub(super) fn remembers(&mut self) {
+        self.ever_found = true;
+    }
+
     /// Whether the coordinator answers; `None` without a tailnet.
     pub(super) fn coordinator(&self, view: &TailnetView) -> Option<bool> {
         self.ever_found.then(|| view.online == Some(true) || self.hopes(view))
@@ -88,6 +97,7 @@ impl Rungs {
     ) -> Option<RungState> {
         let daemon = match (self.ever_found, view.state.as_str()) {
             (false, _) => Daemon::Never,
+            _ if view.why == SWITCHED_OFF => Daemon::Never,
             (true, "") => Daemon::Down,
             (true, state) => Daemon::Up {
                 backend: Backend::read(state, self.backend.1),
@@ -108,18 +118,22 @@ impl Rungs {
     }
 }
 
-/// Says a step aloud: one log line, one event, the metric.
-pub(super) fn tell(state: &RungState, metrics: &Metrics, events: &Arc<Events>) {
+/// Says a step aloud: one log line, one event, the metric. `pinned` peers may be met on the
+/// local network.
+pub(super) fn tell(state: &RungState, pinned: usize, metrics: &Metrics, events: &Arc<Events>) {
     let meaning = ladder::meaning(state);
+    let next = ladder::next(state.rung, pinned);
     let (rung, why) = (state.rung.label(), &*state.why);
     metrics.rung(state.rung);
     if state.rung == Rung::Full {
-        tracing::info!(rung, why, "the mesh works: {}", meaning.works);
+        tracing::info!(rung, why, next, "the mesh works: {}", meaning.works);
     } else {
-        tracing::warn!(rung, why, works = meaning.works, lost = meaning.lost, "a rung of the mesh");
+        let (works, lost) = (meaning.works, meaning.lost);
+        tracing::warn!(rung, why, works, lost, next, "a rung of the mesh");
     }
     let because = if why.is_empty() { String::new() } else { format!(" ({why})") };
-    let text = format!("{rung}{because}: works: {}; lost: {}", meaning.works, meaning.lost);
+    let text =
+        format!("{rung}{because}: works: {}; lost: {}; next: {next}", meaning.works, meaning.lost);
     events.note("rung", text);
 }
 

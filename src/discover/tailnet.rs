@@ -6,32 +6,37 @@
 //! mesh listener, peers for the directory, the rung.
 //!
 //! While LocalAPI is away or the tailnet does not run, the last peers stay what they were: a
-//! coordinator that is silent removes nobody. Only a running tailnet's own list does that.
+//! coordinator that is silent removes nobody. Only a running tailnet's own list does that. A
+//! program that starts in such a time begins with what trust remembers of the tailnet used
+//! last. Another tailnet's name takes the peers of this one away, whatever state it is in.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::time::MissedTickBehavior;
 
+use super::daemon::{Answer, Daemon};
 use super::dns::{self, Place};
 use super::known::{AcceptError, Known};
+use super::links;
 use super::peers::{self, Sorted};
 use super::rung::{self, Rungs};
+use super::vouch::{Vouch, wall};
 use crate::config::Config;
 use crate::directory::event::{Event, Identity};
 use crate::directory::{Directory, Look, Unused};
-use crate::net::TailnetView;
-use crate::net::localapi::{self, ApiError, FindError, LocalApi};
+use crate::net::lan::LanView;
+use crate::net::localapi;
+use crate::net::{Sockets, TailnetNode, TailnetView};
 use crate::telemetry::Clock;
 use crate::telemetry::events::Events;
 use crate::telemetry::metrics::Metrics;
-use crate::trust::{Access, SendTo, Tailnet};
+use crate::trust::{Access, Bounds, Networks, SendTo, Tailnet, Trust};
 use crate::types::{ControlId, NodeName, Timing};
 
 /// What the task is given.
-#[derive(Debug)]
 pub struct Setup {
     /// The configuration, and each one that replaces it.
     pub config: watch::Receiver<Arc<Config>>,
@@ -58,6 +63,14 @@ pub struct Setup {
     pub bell: watch::Sender<u64>,
     /// Where the rules of this node are put, resolved for this tailnet.
     pub access: watch::Sender<Arc<Access>>,
+    /// What the tailnet vouched for.
+    pub trust: Trust,
+    /// The local networks that are known.
+    pub networks: Networks,
+    /// This machine's interfaces.
+    pub sockets: Sockets,
+    /// Where it is put which local networks may be used.
+    pub lan: watch::Sender<Arc<LanView>>,
 }
 
 /// A handle on the running task; it ends when the last handle is dropped.
@@ -86,6 +99,7 @@ impl Discovery {
 /// Starts the task on the current runtime.
 pub fn start(setup: Setup) -> Discovery {
     let (commands, inbox) = mpsc::channel(4);
+    links::start(&setup);
     tokio::spawn(Watch::new(setup).run(inbox));
     Discovery { commands }
 }
@@ -94,15 +108,9 @@ struct Watch {
     setup: Setup,
     config: Arc<Config>,
     rungs: Rungs,
-    api: Option<LocalApi>,
-    rings: Option<mpsc::Receiver<()>>,
-    /// Reads that LocalAPI did not answer in time, in a row.
-    slow: u32,
-    /// What was last said about the lack of a LocalAPI, so that it is said once.
-    lack: String,
+    daemon: Daemon,
+    vouch: Vouch,
     view: TailnetView,
-    /// When the peers were last read; `None` = they have to be.
-    read: Option<Instant>,
     known: Option<(ControlId, Known)>,
     /// What `dns.names` say.
     places: watch::Receiver<Arc<Vec<Place>>>,
@@ -114,6 +122,8 @@ struct Watch {
 struct Told {
     this: Option<Identity>,
     sorted: Option<Sorted>,
+    /// Of which tailnet these are.
+    tailnet: Option<ControlId>,
     coordinator: Option<Option<bool>>,
     /// The facts the rules were last resolved for.
     facts: Option<Tailnet>,
@@ -139,16 +149,15 @@ impl Watch {
             setup.timing.dns_refresh,
             setup.timing.dns_limit,
         );
+        let daemon = Daemon::new(Arc::clone(&setup.localapi), setup.timing.clone());
+        let vouch = Vouch::new(setup.trust.clone(), Arc::clone(&setup.events));
         Watch {
             setup,
             config,
             rungs: Rungs::new(),
-            api: None,
-            rings: None,
-            slow: 0,
-            lack: String::new(),
+            daemon,
+            vouch,
             view: TailnetView::absent("starting"),
-            read: None,
             known: None,
             places,
             told: Told::default(),
@@ -165,12 +174,7 @@ impl Watch {
         loop {
             let woken = tokio::select! {
                 _ = tick.tick() => Woken::Tick,
-                ring = ring(&mut self.rings) => {
-                    if ring.is_none() {
-                        self.rings = None;
-                    }
-                    Woken::Ring
-                }
+                () = self.daemon.ring() => Woken::Ring,
                 changed = self.setup.config.changed(), if reloads => {
                     reloads = changed.is_ok();
                     Woken::Config
@@ -182,16 +186,15 @@ impl Watch {
                 }
                 command = inbox.recv() => command.map_or(Woken::End, Woken::Command),
             };
+            // Whatever is heard first after a sleep: what was seen before it is old.
+            if self.rungs.slept(SystemTime::now(), self.setup.clock.now()) {
+                tracing::info!("this machine slept: looking at everything again");
+                self.ring();
+                self.look_at_all();
+            }
             match woken {
                 Woken::End => return,
-                Woken::Tick => {
-                    if self.rungs.slept(SystemTime::now(), self.setup.clock.now()) {
-                        tracing::info!("this machine slept: looking at everything again");
-                        self.ring();
-                        self.look_at_all();
-                    }
-                    self.look(true).await;
-                }
+                Woken::Tick => self.look(true).await,
                 Woken::Ring => {
                     self.ring();
                     self.look(false).await;
@@ -209,7 +212,8 @@ impl Watch {
 
     /// Something may have changed: everybody looks again.
     fn ring(&mut self) {
-        self.read = None;
+        self.daemon.look_anew();
+        self.vouch.rang();
         self.setup.bell.send_modify(|n| *n = n.wrapping_add(1));
     }
 
@@ -227,27 +231,39 @@ impl Watch {
         if (old.enabled, &old.socket, old.socket_uid, &old.capability)
             != (new.enabled, &new.socket, new.socket_uid, &new.capability)
         {
-            self.lose();
+            self.daemon.lose();
             self.look(false).await;
         }
+        self.setup.trust.set_bounds(Bounds::of(&self.config));
         self.resolve(true);
         self.ring();
     }
 
     /// Asks LocalAPI, and publishes what it says.
     async fn look(&mut self, poll: bool) {
-        let view = self.ask().await;
+        let known = self.rungs.found();
+        let Answer { view, fresh } = self.daemon.ask(&self.config.tailnet, &self.view, known).await;
         let now = self.setup.clock.now();
-        self.rungs.heard(&view, self.api.is_some(), poll, now);
-        if view != self.view {
-            let back = view.running && !self.view.running;
-            self.view = view;
-            let view = Arc::new(self.view.clone());
-            self.setup.view.send_replace(view);
+        self.rungs.heard(&view, self.daemon.is_found(), poll, now);
+        let moved = view != self.view;
+        let back = view.running && !self.view.running;
+        self.view = view;
+        // Before anybody acts on the picture: a key must not be that of another tailnet.
+        let steps = self.vouch.take(&self.view, fresh, wall());
+        if self.vouch.control().is_some() {
+            self.rungs.remembers();
+        }
+        if moved {
+            self.setup.view.send_replace(Arc::new(self.view.clone()));
+        }
+        if moved || self.vouch.control() != self.told.tailnet {
             self.resolve(false);
-            if back {
-                self.look_at_all();
-            }
+        }
+        if steps {
+            self.setup.bell.send_modify(|n| *n = n.wrapping_add(1));
+        }
+        if back {
+            self.look_at_all();
         }
         let coordinator = self.rungs.coordinator(&self.view);
         if self.told.coordinator != Some(coordinator) {
@@ -255,133 +271,91 @@ impl Watch {
             self.setup.metrics.coordinator_up(coordinator == Some(true));
             self.setup.directory.send(Event::Coordinator(coordinator));
         }
-    }
-
-    async fn ask(&mut self) -> TailnetView {
-        if self.config.tailnet.enabled == Some(false) {
-            return TailnetView::absent("switched_off");
-        }
-        if self.api.is_none() {
-            match LocalApi::find(&self.config.tailnet, &self.setup.timing).await {
-                Ok(api) => {
-                    tracing::info!(at = api.place(), "found tailscaled");
-                    self.lack.clear();
-                    self.rings = Some(api.bell());
-                    self.setup.localapi.store(Some(Arc::new(api.clone())));
-                    self.api = Some(api);
-                    self.read = None;
-                }
-                Err(error) => return self.without(&error),
-            }
-        }
-        let Some(api) = self.api.clone() else { return TailnetView::absent("no_tailnet") };
-        match self.read_from(&api).await {
-            Ok(view) => {
-                self.slow = 0;
-                view
-            }
-            // A busy machine may miss one answer; the dials are bound to the tailnet's device
-            // all the same.
-            Err(ApiError::Slow(_)) if self.slow == 0 => {
-                self.slow = 1;
-                self.view.clone()
-            }
-            Err(error) => {
-                self.say(&error.to_string());
-                self.lose();
-                TailnetView::absent("daemon_down")
-            }
-        }
-    }
-
-    /// One picture. Peers are read anew when they are due or when this node's own part of the
-    /// picture moved; otherwise they are those of the last one.
-    async fn read_from(&mut self, api: &LocalApi) -> Result<TailnetView, ApiError> {
-        let due = self.read.is_none_or(|at| at.elapsed() >= self.setup.timing.tailnet_refresh);
-        if !due {
-            let mut view = api.status(false).await?;
-            let same = (&view.state, &view.control, &view.me, view.online)
-                == (&self.view.state, &self.view.control, &self.view.me, self.view.online);
-            if same {
-                view.peers.clone_from(&self.view.peers);
-                return Ok(view);
-            }
-        }
-        let view = api.status(true).await?;
-        self.read = Some(Instant::now());
-        Ok(view)
-    }
-
-    fn without(&mut self, error: &FindError) -> TailnetView {
-        // On a machine that never had a tailnet this is no fault and no news.
-        if error.is_none() && self.config.tailnet.enabled != Some(true) {
-            tracing::debug!("{error}");
-        } else {
-            self.say(&error.to_string());
-        }
-        TailnetView::absent(match error {
-            FindError::Distrust { .. } => "untrusted_socket",
-            _ if self.rungs.found() => "daemon_down",
-            _ => "no_tailnet",
-        })
-    }
-
-    fn say(&mut self, text: &str) {
-        if self.lack != text {
-            text.clone_into(&mut self.lack);
-            tracing::warn!("no tailnet: {text}");
-        }
-    }
-
-    fn lose(&mut self) {
-        self.api = None;
-        self.rings = None;
-        self.slow = 0;
-        self.read = None;
-        self.setup.localapi.store(None);
+        self.vouch.read_filter(&self.daemon, &self.view).await;
     }
 
     /// Makes rules and peers of the picture and the configuration.
     fn resolve(&mut self, config_changed: bool) {
-        let this = self.view.me.as_ref().map_or_else(
-            || self.told.this.clone().unwrap_or_else(|| Identity::lone(self.setup.name.clone())),
-            |me| Identity {
-                id: me.id.clone(),
-                name: me.name.clone(),
-                principal: Some(me.principal.clone()),
-            },
+        if self.config.tailnet.enabled == Some(false) {
+            self.rules(Tailnet::default(), config_changed);
+            self.told.tailnet = None;
+            return self.tell(Sorted::default());
+        }
+        // Every picture of a running tailnet has its peers; no other one removes anybody.
+        if self.view.running
+            && let (Some(me), Some(control)) = (&self.view.me, self.view.control.clone())
+        {
+            self.this(peers::identity(me));
+            let facts = peers::facts(&self.view);
+            let send_to = SendTo::resolve(&self.config, &facts);
+            self.rules(facts, config_changed);
+            let nodes = self.view.peers.clone();
+            return self.sort(&control, &nodes, &send_to, true);
+        }
+        let remembered = self.vouch.control();
+        let another = self.view.control.as_ref().is_some_and(|c| Some(c) != remembered.as_ref());
+        if another || remembered != self.told.tailnet {
+            self.resolve_saved(another, config_changed);
+        } else {
+            self.this_somehow();
+            let facts = self.told.facts.clone().unwrap_or_default();
+            self.rules(facts, config_changed);
+        }
+    }
+
+    /// The same, of what is remembered of the tailnet used last; of none if the daemon names
+    /// `another` one.
+    fn resolve_saved(&mut self, another: bool, config_changed: bool) {
+        let saved = self.vouch.saved(wall()).filter(|_| !another);
+        let Some(saved) = saved else {
+            self.this_somehow();
+            self.rules(Tailnet::default(), config_changed);
+            self.told.tailnet = None;
+            return self.tell(Sorted::default());
+        };
+        tracing::info!(
+            pinned = saved.nodes.len(),
+            "no tailnet says who is in it: peers are those pinned in the one used last"
         );
+        self.this(saved.this);
+        let send_to = SendTo::resolve(&self.config, &saved.facts);
+        self.rules(saved.facts, config_changed);
+        self.sort(&saved.control, &saved.nodes, &send_to, false);
+    }
+
+    /// This node while nothing of a tailnet is in use: as it was, or as the daemon names it.
+    fn this_somehow(&mut self) {
+        if let Some(me) = &self.view.me {
+            self.this(peers::identity(me));
+        } else if self.told.this.is_none() {
+            self.this(Identity::lone(self.setup.name.clone()));
+        }
+    }
+
+    fn this(&mut self, this: Identity) {
         if self.told.this.as_ref() != Some(&this) {
             self.setup.directory.send(Event::This(this.clone()));
             self.told.this = Some(this);
         }
-        let off = self.config.tailnet.enabled == Some(false);
-        // Every picture of a running tailnet has its peers; no other one removes anybody.
-        let running = self.view.running && self.view.me.is_some();
-        let facts = if off {
-            Tailnet::default()
-        } else if running {
-            peers::facts(&self.view)
-        } else {
-            self.told.facts.clone().unwrap_or_default()
-        };
+    }
+
+    fn rules(&mut self, facts: Tailnet, config_changed: bool) {
         if config_changed || self.told.facts.as_ref() != Some(&facts) {
             self.setup.access.send_replace(Arc::new(Access::resolve(&self.config, &facts)));
-            self.told.facts = Some(facts.clone());
-        }
-        if off {
-            self.tell(Sorted::default());
-        } else if running {
-            self.sort(&SendTo::resolve(&self.config, &facts));
+            self.told.facts = Some(facts);
         }
     }
 
-    fn sort(&mut self, send_to: &SendTo) {
-        let Some(control) = self.view.control.clone() else { return };
-        self.know(&control);
+    /// Sorts `nodes` of the tailnet `control` out; `listed` = they are its whole list, now.
+    fn sort(&mut self, control: &ControlId, nodes: &[TailnetNode], send_to: &SendTo, listed: bool) {
+        self.know(control);
+        self.told.tailnet = Some(control.clone());
         let Some((_, known)) = &mut self.known else { return };
-        let listed = self.view.peers.iter().filter_map(|node| peers::listed(node, send_to));
-        let (new, changed) = known.list(listed, today());
+        let (new, changed) = if listed {
+            known.list(nodes.iter().filter_map(|node| peers::listed(node, send_to)), today())
+        } else {
+            (Vec::new(), false)
+        };
         let new_nodes = self.config.new_nodes;
         if changed
             && self.setup.state.is_some()
@@ -390,7 +364,7 @@ impl Watch {
             tracing::warn!("the list of known nodes could not be written: {error}");
         }
         let places = self.places.borrow_and_update().clone();
-        let sorted = peers::sort(&self.view.peers, send_to, known, new_nodes, &places);
+        let sorted = peers::sort(nodes, send_to, known, new_nodes, &places);
         for name in new {
             let unused = sorted.unused.iter().find(|u| u.name == name);
             let what = unused.map_or("used from now on", |u: &Unused| &u.why);
@@ -441,7 +415,9 @@ impl Watch {
         let now = self.setup.clock.now();
         let snapshot = self.setup.directory.load();
         if let Some(state) = self.rungs.next(&self.view, &snapshot, now, &self.setup.timing) {
-            rung::tell(&state, &self.setup.metrics, &self.setup.events);
+            let usable = !self.setup.lan.borrow().links.is_empty();
+            let pinned = if usable { self.vouch.pinned(wall()) } else { 0 };
+            rung::tell(&state, pinned, &self.setup.metrics, &self.setup.events);
             self.setup.directory.send(Event::Rung(state));
         }
     }
@@ -451,12 +427,4 @@ impl Watch {
 fn today() -> u64 {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     since.as_secs() / 86_400
-}
-
-/// The next ring; never, if there is no bell.
-async fn ring(rings: &mut Option<mpsc::Receiver<()>>) -> Option<()> {
-    match rings {
-        Some(rings) => rings.recv().await,
-        None => std::future::pending().await,
-    }
 }

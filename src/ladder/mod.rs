@@ -30,7 +30,8 @@ pub struct Signals {
 /// The local tailscaled.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Daemon {
-    /// No LocalAPI was ever found, or the tailnet is switched off in the configuration.
+    /// No LocalAPI was ever found and no tailnet is remembered, or the tailnet is switched off
+    /// in the configuration.
     Never,
     /// LocalAPI was there and does not answer now.
     Down,
@@ -125,8 +126,10 @@ impl Ladder {
         if signals.woke.is_some_and(|woke| now.since(woke) < timing.rung_freeze) {
             return Ladder { climbs: None, ..self.clone() };
         }
-        let (rung, why) = wanted(signals, now, timing);
         let shown = self.shown.rung;
+        let Some((rung, why)) = wanted(shown, signals, now, timing) else {
+            return Ladder { climbs: None, ..self.clone() };
+        };
         if shown == Rung::Starting || rung > shown {
             return Ladder { shown: RungState { rung, why: why.into(), since: now }, climbs: None };
         }
@@ -148,12 +151,17 @@ impl Ladder {
     }
 }
 
-/// Design §5's table, read from the top.
-fn wanted(signals: &Signals, now: Moment, timing: &Timing) -> (Rung, &'static str) {
+/// The table of rungs, read from the top; `None` = as before: it cannot be said yet.
+fn wanted(
+    shown: Rung,
+    signals: &Signals,
+    now: Moment,
+    timing: &Timing,
+) -> Option<(Rung, &'static str)> {
     let Signals { daemon, alive, tailnet_heard, .. } = signals;
     // With nobody on any path it is `alone`, for the reason of the row it would have been.
     let or_alone = |rung, why| if alive.any() { (rung, why) } else { (Rung::Alone, why) };
-    match daemon {
+    Some(match daemon {
         // Servers named by hand may answer, but there is no mesh to be on a rung of.
         Daemon::Never => (Rung::Alone, "no_tailnet"),
         Daemon::Down => or_alone(Rung::TailnetLost, "daemon_down"),
@@ -162,10 +170,15 @@ fn wanted(signals: &Signals, now: Moment, timing: &Timing) -> (Rung, &'static st
             or_alone(Rung::TailnetLost, "stopped_by_user")
         }
         Daemon::Up { backend: Backend::Starting(since), .. } => {
-            if now.since(*since) < timing.backend_starting && alive.any() {
-                (Rung::CoordinatorLost, "tailscaled_starting")
-            } else {
-                or_alone(Rung::TailnetLost, "no_netmap")
+            let starts = now.since(*since) < timing.backend_starting;
+            match (starts, alive.any()) {
+                // Every start of the daemon looks like this for some seconds: it makes nothing
+                // better, and that nobody answers meanwhile means nothing.
+                (true, true) if shown <= Rung::CoordinatorLost => {
+                    (Rung::CoordinatorLost, "tailscaled_starting")
+                }
+                (true, _) => return None,
+                (false, _) => or_alone(Rung::TailnetLost, "no_netmap"),
             }
         }
         Daemon::Up { backend: Backend::Running, offline_polls } => {
@@ -186,7 +199,7 @@ fn wanted(signals: &Signals, now: Moment, timing: &Timing) -> (Rung, &'static st
                 (false, false) => or_alone(Rung::TailnetLost, "no_path"),
             }
         }
-    }
+    })
 }
 
 /// What a rung means to a person: said in the log, in `status`, in events.
@@ -230,6 +243,18 @@ pub fn outage(state: &RungState) -> Option<&'static str> {
         "no_path" => "no tunnel of the tailnet works",
         _ => "no other node answers",
     })
+}
+
+/// What the mesh falls back on if this rung is lost too, where `pinned` peers may be met on
+/// the local network.
+pub fn next(rung: Rung, pinned: usize) -> String {
+    match rung {
+        Rung::Starting | Rung::Full | Rung::CoordinatorLost if pinned > 0 => {
+            format!("LAN ({pinned} pinned)")
+        }
+        Rung::Alone => "nothing".to_owned(),
+        _ => "this node's own models".to_owned(),
+    }
 }
 
 #[cfg(test)]
@@ -286,6 +311,7 @@ mod tests {
         check(up(Backend::read("NeedsMachineAuth", at(0))), nobody, Alone, "logged_out");
         check(up(Backend::read("Stopped", at(0))), witness, TailnetLost, "stopped_by_user");
         check(up(Backend::read("Brandnew", at(0))), someone, TailnetLost, "no_netmap");
+        check(up(Backend::read("NoState", at(90))), nobody, Starting, "");
         check(Daemon::Down, witness, TailnetLost, "daemon_down");
         check(Daemon::Down, nobody, Alone, "daemon_down");
         check(Daemon::Never, nobody, Alone, "no_tailnet");
@@ -359,6 +385,37 @@ mod tests {
         assert_eq!(l.state().rung, Rung::CoordinatorLost);
         let l = l.next(&quiet, at(122), &timing);
         assert_eq!(l.state().rung, Rung::TailnetLost);
+    }
+
+    #[test]
+    fn a_daemon_that_starts_is_given_time_before_anything_is_called_lost() {
+        let timing = Timing::default();
+        let full = Ladder::default().next(&signals(RUNNING, alive(1, 0, 0)), at(20), &timing);
+        let starts = |lan| signals(up(Backend::read("NoState", at(30))), alive(0, lan, 0));
+        let l = full.next(&starts(0), at(44), &timing);
+        assert_eq!(l.state().rung, Rung::Full);
+        assert_eq!(l.next(&starts(0), at(45), &timing).state().rung, Rung::Alone);
+        let l = full.next(&starts(1), at(44), &timing);
+        assert_eq!(
+            (l.state().rung, &*l.state().why),
+            (Rung::CoordinatorLost, "tailscaled_starting")
+        );
+        let l = l.next(&starts(1), at(45), &timing);
+        assert_eq!((l.state().rung, &*l.state().why), (Rung::TailnetLost, "no_netmap"));
+        for lan in [0, 1] {
+            let down = full.next(&signals(Daemon::Down, alive(0, lan, 0)), at(30), &timing);
+            let l = down.next(&starts(lan), at(31), &timing).next(&starts(lan), at(40), &timing);
+            assert_eq!(l.state().rung, down.state().rung, "a start makes nothing better");
+        }
+    }
+
+    #[test]
+    fn what_comes_next_names_how_many_are_pinned() {
+        assert_eq!(next(Rung::Full, 7), "LAN (7 pinned)");
+        assert_eq!(next(Rung::CoordinatorLost, 1), "LAN (1 pinned)");
+        assert_eq!(next(Rung::CoordinatorLost, 0), "this node's own models");
+        assert_eq!(next(Rung::TailnetLost, 7), "this node's own models");
+        assert_eq!(next(Rung::Alone, 7), "nothing");
     }
 
     #[test]

@@ -1,9 +1,12 @@
 //! Discovery against the stand-in tailscaled: who is used, who waits, how much is left.
 
+mod lan;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use serde_json::json;
 use tailherd::config::{self, Config, FixedEnv};
 use tailherd::demo::tailscaled::{Owner, Tailnet, Tailscaled};
@@ -11,9 +14,10 @@ use tailherd::directory::{
     Directory, DirectoryConfig, Event, Identity, Listing, Look, Settings, Snapshot,
 };
 use tailherd::discover::{self, Discovery};
-use tailherd::net::{TailnetView, localapi};
+use tailherd::net::lan::{Interface, LanView};
+use tailherd::net::{Sockets, TailnetView, localapi};
 use tailherd::telemetry::{Clock, Events, Metrics};
-use tailherd::trust::{self, Access};
+use tailherd::trust::{self, Access, Bounds, Networks, Trust};
 use tailherd::types::{Caller, CallerKind, Dial, NodeKind, NodeName, Rung, Timing, Verb};
 use tokio::sync::watch;
 
@@ -26,6 +30,9 @@ struct Node {
     events: Arc<Events>,
     config: watch::Sender<Arc<Config>>,
     clock: Clock,
+    trust: Trust,
+    lan: watch::Receiver<Arc<LanView>>,
+    interfaces: Arc<Mutex<Vec<Interface>>>,
 }
 
 fn configured(daemon: &Tailscaled, rest: &str) -> Config {
@@ -50,6 +57,10 @@ impl Node {
         let nobody = Access::new(None, &trust::Tailnet::default());
         let (access_tx, access) = watch::channel(Arc::new(nobody));
         let events = Events::new();
+        let trust = Trust::open(Some(state), Bounds::of(&config_rx.borrow()));
+        let (lan_tx, lan) = watch::channel(Arc::default());
+        let interfaces = Arc::new(Mutex::new(Vec::new()));
+        let seen = Arc::clone(&interfaces);
         let discovery = discover::start(discover::Setup {
             config: config_rx,
             timing: Timing::shrunk(),
@@ -63,8 +74,12 @@ impl Node {
             view: view_tx,
             bell: watch::channel(0).0,
             access: access_tx,
+            trust: trust.clone(),
+            networks: Networks::open(Some(state)).0,
+            sockets: Sockets::real().with_interfaces(move || seen.lock().clone()),
+            lan: lan_tx,
         });
-        Node { discovery, directory, access, view, events, config, clock }
+        Node { discovery, directory, access, view, events, config, clock, trust, lan, interfaces }
     }
 
     /// Waits until the names of the peers that may be used are these.

@@ -1,0 +1,220 @@
+//! What the tailnet vouches for, handed to `trust` as long as it does: which tailnet this is,
+//! who is listed in it, what its packet filter lets in. And back: who there is while no
+//! tailnet says so.
+//!
+//! Only a running tailnet's own words enter a tailnet or take a pin away; a daemon that is
+//! silent, stopped or logged out only makes trust recall what was.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio::time::Instant;
+
+use super::daemon::Daemon;
+use super::peers;
+use crate::directory::event::Identity;
+use crate::net::{TailnetNode, TailnetView};
+use crate::telemetry::events::Events;
+use crate::trust::{ListedPeer, Me, Netmap, Own, Pin, Step, Tailnet, Trust};
+use crate::types::{ControlId, NodeId, Wall};
+
+/// The packet filter is read again although no bell rang.
+const FILTER: Duration = Duration::from_secs(180);
+
+/// The same, if it could not be read.
+const AGAIN: Duration = Duration::from_secs(20);
+
+/// Bells come in bursts: one reading for all of a burst.
+const BURST: Duration = Duration::from_secs(1);
+
+/// Between trust and the tailnet.
+pub(super) struct Vouch {
+    trust: Trust,
+    events: Arc<Events>,
+    /// What trust was told last.
+    told: Told,
+    /// When the packet filter is to be read.
+    filter: Instant,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Told {
+    Nothing,
+    /// A tailnet runs.
+    Entered(ControlId, Box<Own>, Option<usize>, String),
+    /// None does; the coordinator's URL, if it is known.
+    Recalled(Option<String>),
+}
+
+impl Vouch {
+    pub(super) fn new(trust: Trust, events: Arc<Events>) -> Vouch {
+        Vouch { trust, events, told: Told::Nothing, filter: Instant::now() }
+    }
+
+    /// A bell rang: the packet filter may be another one.
+    pub(super) fn rang(&mut self) {
+        self.filter = self.filter.min(Instant::now() + BURST);
+    }
+
+    /// Takes in a picture; `fresh` as the daemon said it. Returns whether pins moved.
+    pub(super) fn take(&mut self, view: &TailnetView, fresh: bool, now: Wall) -> bool {
+        let (Some(control), Some(me), true) = (&view.control, &view.me, view.running) else {
+            self.recall(view, now);
+            return false;
+        };
+        let Some(own) = own(me) else { return false };
+        let people = peers::facts(view).people;
+        let entered =
+            Told::Entered(control.clone(), Box::new(own), people, view.control_url.clone());
+        if self.told != entered {
+            if let Told::Entered(control, own, people, url) = &entered {
+                let said = self.trust.enter(control, own, *people, url, now);
+                self.say(said);
+            }
+            self.told = entered;
+            self.filter = Instant::now();
+        }
+        if !fresh {
+            return false;
+        }
+        let nodes: Vec<ListedPeer<'_>> = view.peers.iter().filter_map(listed).collect();
+        let online = view.online == Some(true);
+        let steps = self.trust.netmap(&Netmap { control, online, nodes: &nodes }, now);
+        for step in &steps {
+            self.tell(step);
+        }
+        !steps.is_empty()
+    }
+
+    /// Reads the packet filter if it is due.
+    pub(super) async fn read_filter(&mut self, daemon: &Daemon, view: &TailnetView) {
+        let due = Instant::now() >= self.filter;
+        if !due || !view.running || view.online != Some(true) {
+            return;
+        }
+        let filter = daemon.filter(view).await;
+        self.filter = Instant::now() + if filter.is_some() { FILTER } else { AGAIN };
+        if let Some(filter) = filter {
+            self.trust.heard_filter(filter, wall());
+        }
+    }
+
+    fn recall(&mut self, view: &TailnetView, now: Wall) {
+        let url = Some(view.control_url.clone()).filter(|url| !url.is_empty());
+        let recalled = Told::Recalled(url);
+        if self.told == recalled {
+            self.trust.tick(now);
+        } else if let Told::Recalled(url) = &recalled {
+            let said = self.trust.recall(url.as_deref(), now);
+            self.say(said);
+            self.told = recalled;
+        }
+    }
+
+    fn say(&self, said: Vec<String>) {
+        for text in said {
+            tracing::warn!("{text}");
+            self.events.note("trust", text);
+        }
+    }
+
+    fn tell(&self, step: &Step) {
+        let Step { name, what } = step;
+        let text = if name.is_empty() { what.to_string() } else { format!("{name}: {what}") };
+        tracing::info!("{text}");
+        self.events.note("pin", text);
+    }
+
+    /// The tailnet that is remembered or in use.
+    pub(super) fn control(&self) -> Option<ControlId> {
+        self.trust.view().control.clone()
+    }
+
+    /// What is remembered of the tailnet while none says anything.
+    pub(super) fn saved(&self, now: Wall) -> Option<Saved> {
+        let view = self.trust.view();
+        let (Some(control), Some(own)) = (&view.control, &view.own) else { return None };
+        let id = NodeId::Tailnet { control: control.clone(), stable: own.stable.as_str().into() };
+        let me = Me { principal: own.principal.clone(), name: own.name.clone() };
+        let live = view.pins.iter().filter(|pin| view.standing(pin, now).is_ok());
+        Some(Saved {
+            control: control.clone(),
+            this: Identity { id, name: own.name.clone(), principal: Some(own.principal.clone()) },
+            facts: Tailnet { me: Some(me), people: view.people },
+            nodes: live.filter_map(node).collect(),
+        })
+    }
+
+    /// How many peers may be met on the local network.
+    pub(super) fn pinned(&self, now: Wall) -> usize {
+        let view = self.trust.view();
+        view.pins.iter().filter(|pin| view.standing(pin, now).is_ok()).count()
+    }
+}
+
+/// A tailnet as it was when it was last seen.
+#[derive(Debug)]
+pub(super) struct Saved {
+    pub(super) control: ControlId,
+    /// This node in it.
+    pub(super) this: Identity,
+    /// What rules need to know.
+    pub(super) facts: Tailnet,
+    /// The nodes whose pins live: nobody else can be reached, or admitted, without it.
+    pub(super) nodes: Vec<TailnetNode>,
+}
+
+/// The time of day.
+pub(super) fn wall() -> Wall {
+    Wall::of(SystemTime::now())
+}
+
+fn own(me: &TailnetNode) -> Option<Own> {
+    let NodeId::Tailnet { stable, .. } = &me.id else { return None };
+    Some(Own {
+        stable: stable.to_string(),
+        created: me.created.clone(),
+        name: me.name.clone(),
+        principal: me.principal.clone(),
+        node_key: me.key.clone(),
+        addrs: me.addrs.clone(),
+    })
+}
+
+fn listed(node: &TailnetNode) -> Option<ListedPeer<'_>> {
+    let NodeId::Tailnet { stable, .. } = &node.id else { return None };
+    Some(ListedPeer {
+        stable,
+        created: &node.created,
+        name: &node.name,
+        dns: &node.dns,
+        principal: &node.principal,
+        shared: node.shared,
+        node_key: &node.key,
+        expires: node.expires,
+        expired: node.expired,
+        addrs: &node.addrs,
+    })
+}
+
+/// A pinned node as the list would have it.
+fn node(pin: &Pin) -> Option<TailnetNode> {
+    pin.stable()?;
+    Some(TailnetNode {
+        id: pin.node.clone(),
+        name: pin.name.clone(),
+        dns: pin.dns.clone(),
+        principal: pin.principal.clone()?,
+        shared: pin.shared,
+        addrs: pin.tailnet.clone(),
+        os: String::new(),
+        online: false,
+        mobile: false,
+        created: pin.created.clone(),
+        key: pin.node_key.clone(),
+        expires: pin.expires,
+        expired: pin.expired,
+        current: None,
+        relay: String::new(),
+    })
+}
