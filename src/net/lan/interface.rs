@@ -175,7 +175,8 @@ impl Machine {
     }
 }
 
-#[cfg(all(test, target_os = "linux", target_endian = "little"))]
+#[cfg(test)]
+#[cfg(all(target_os = "linux", target_endian = "little"))]
 mod tests {
     use std::path::Path;
 

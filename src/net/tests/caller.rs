@@ -3,6 +3,7 @@ use std::time::Duration;
 
 use super::standin::{self, StandIn, golden};
 use super::*;
+use crate::api::hello::Admit;
 use crate::config;
 use crate::net::localapi::LocalApi;
 use crate::net::{Callers, OtherEnd, Refusal, Sockets};
@@ -306,4 +307,66 @@ async fn the_user_of_a_program_is_looked_up_only_for_rules_that_name_one() {
         let caller = s.callers.identify(Apps, here, remote).await.unwrap();
         assert_eq!(caller, Caller::local(want, Some(remote)));
     }
+}
+
+/// The identity of `peer` on a connection to `desk` over the local network.
+fn on_lan(s: &Setup, desk: &super::lan::Peer, peer: &super::lan::Peer) -> crate::net::Identity {
+    let (local, remote) = (addr("10.99.0.2:11436"), addr("10.99.0.3:50000"));
+    s.callers.pinned(&desk.trust, peer.key(), local, remote)
+}
+
+#[tokio::test]
+async fn on_the_local_network_a_pin_is_a_caller_only_while_the_tailnet_does_not_reach_it() {
+    let s = setup(Some(true), PROGRAM).await;
+    let (desk, me) = (super::lan::peer("desk", 2), super::lan::peer("me", 3));
+    desk.pin(&me);
+    desk.reached_by(&me);
+    let identity = on_lan(&s, &desk, &me);
+    let kept = timing().lan_ping_kept;
+    // The daemon's ping is answered.
+    assert_eq!(identity.caller().await, Err(Refusal::UseTailnet));
+    assert_eq!(Refusal::UseTailnet.status(), 421);
+    assert_eq!(identity.admission().await, Admit::Tailnet);
+    assert_eq!(s.standin.asked_ping.load(Relaxed), 1, "the answer holds for a while");
+    // It is not, in words or by silence.
+    for silence in [Some("{\"Err\":\"no matching peer\"}".to_owned()), None] {
+        s.standin.answers.lock().ping = silence;
+        tokio::time::sleep(kept + Duration::from_millis(20)).await;
+        let caller = identity.caller().await.unwrap();
+        assert_eq!(caller.label(), "lab");
+        assert_eq!(caller.addr, Some(addr("10.99.0.3:50000")));
+        assert!(caller.lan.is_some_and(|age| age < Duration::from_secs(60)));
+        assert_eq!(identity.admission().await, Admit::Yes);
+    }
+    s.standin.answers.lock().ping = Some(golden("ping.json"));
+    tokio::time::sleep(kept + Duration::from_millis(20)).await;
+    assert_eq!(identity.caller().await, Err(Refusal::UseTailnet));
+    // No tailnet, no ping.
+    let down = TailnetView { running: false, ..loopback_tailnet() };
+    s.tailnet.send_replace(Arc::new(down));
+    let asked = s.standin.asked_ping.load(Relaxed);
+    assert_eq!(identity.admission().await, Admit::Yes);
+    assert_eq!(s.standin.asked_ping.load(Relaxed), asked);
+    // The pin dies between two requests.
+    desk.trust.forget("me").unwrap();
+    assert_eq!(identity.caller().await, Err(Refusal::NotPinned));
+    assert_eq!(identity.admission().await, Admit::Policy);
+}
+
+#[tokio::test]
+async fn what_the_tailnets_policy_closed_the_local_network_does_not_open() {
+    let s = setup(Some(true), PROGRAM).await;
+    s.tailnet.send_replace(Arc::new(TailnetView::absent("daemon_down")));
+    let (desk, me) = (super::lan::peer("desk", 2), super::lan::peer("me", 3));
+    desk.pin(&me);
+    let identity = on_lan(&s, &desk, &me);
+    // Never seen to reach us, and no filter says it may.
+    assert_eq!(identity.caller().await, Err(Refusal::Policy));
+    desk.reached_by(&me);
+    assert!(identity.caller().await.is_ok());
+    desk.trust.heard_filter(crate::trust::Filter::default(), crate::net::lan::now());
+    assert_eq!(identity.caller().await, Err(Refusal::Policy), "a filter without rules");
+    assert_eq!(Refusal::Policy.status(), 403);
+    let stranger = super::lan::peer("stranger", 9);
+    assert_eq!(on_lan(&s, &desk, &stranger).caller().await, Err(Refusal::NotPinned));
 }

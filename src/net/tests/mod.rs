@@ -2,6 +2,7 @@
 
 mod caller;
 mod connect;
+mod lan;
 mod listen;
 mod localapi;
 mod pool;

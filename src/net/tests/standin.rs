@@ -37,6 +37,8 @@ pub(super) struct Answers {
     pub(super) prefs: String,
     /// WhoIs answers by address; others are 404.
     pub(super) whois: HashMap<SocketAddr, String>,
+    /// The answer to a ping; without one it hangs.
+    pub(super) ping: Option<String>,
     /// WhoIs answers nothing at all.
     pub(super) hang: bool,
 }
@@ -44,6 +46,7 @@ pub(super) struct Answers {
 pub(super) struct StandIn {
     pub(super) answers: Mutex<Answers>,
     pub(super) asked_whois: AtomicUsize,
+    pub(super) asked_ping: AtomicUsize,
     pub(super) dialled: Mutex<Vec<String>>,
     pub(super) bus: broadcast::Sender<String>,
     folder: tempfile::TempDir,
@@ -56,9 +59,11 @@ pub(super) fn start() -> (Arc<StandIn>, Task) {
             status: golden("status-running.json"),
             prefs: golden("prefs.json"),
             whois: HashMap::new(),
+            ping: Some(golden("ping.json")),
             hang: false,
         }),
         asked_whois: AtomicUsize::new(0),
+        asked_ping: AtomicUsize::new(0),
         dialled: Mutex::default(),
         bus: broadcast::channel(16).0,
         folder: tempfile::tempdir().unwrap(),
@@ -128,7 +133,14 @@ impl StandIn {
             }
             "prefs" => plain(StatusCode::OK, &self.answers.lock().prefs.clone()),
             "serve-config" => plain(StatusCode::OK, &golden("serve-config.json")),
-            "ping" => plain(StatusCode::OK, &golden("ping.json")),
+            "ping" => {
+                self.asked_ping.fetch_add(1, Relaxed);
+                let answer = self.answers.lock().ping.clone();
+                match answer {
+                    Some(text) => plain(StatusCode::OK, &text),
+                    None => std::future::pending().await,
+                }
+            }
             "whois" => {
                 self.asked_whois.fetch_add(1, Relaxed);
                 if self.answers.lock().hang {
