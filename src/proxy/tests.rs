@@ -23,7 +23,7 @@ use crate::directory::{DirectoryConfig, Event, Listing};
 use crate::gate::{GatesConfig, OllamaLoader};
 use crate::net::{Connector, TailnetView, full};
 use crate::trust::Tailnet;
-use crate::types::{CallerKind, Dial};
+use crate::types::{CallerKind, Dial, Rung, RungState};
 
 const ANSWER: &str = "{\"model\":\"tiny\",\"response\":\"hi\",\"done\":true}\n";
 
@@ -292,6 +292,74 @@ async fn a_request_that_belongs_to_a_node_goes_there_by_the_first_way_that_is_op
     assert!(status == 503 && body.contains("ask again"), "{status} {body}");
     let (status, ..) = world.ask("/api/pull", r#"{"model":"big@gpu"}"#).await;
     assert_eq!((status, no.asked(), yes.asked()), (StatusCode::OK, 1, 1));
+}
+
+impl World {
+    /// All ways to a node are dead, as its probes would find.
+    async fn loses(&self, node: &str, why: &str) {
+        let snapshot = self.px.directory.load();
+        for path in snapshot.ways.get(&id(node)).into_iter().flatten() {
+            path.cell.lost();
+            path.cell.because(why);
+        }
+        self.px.directory.send(Event::Paths(id(node)));
+        self.px.directory.settled().await;
+    }
+
+    async fn stands_on(&self, rung: Rung, why: &str) {
+        let rung = RungState { rung, why: why.into(), since: self.px.clock.now() };
+        self.px.directory.send(Event::Rung(rung));
+        self.px.directory.settled().await;
+    }
+
+    async fn said(&self, model: &str) -> String {
+        let body = format!(r#"{{"model":"{model}","prompt":"x"}}"#);
+        let (status, head, body) = self.ask("/api/generate", &body).await;
+        let retry = head.get("x-should-retry").map_or("", |_| " no retry");
+        // A slow machine takes a moment longer; ages are told to the second.
+        let body = (1..30).fold(body, |body, n| body.replace(&format!(" {n} s"), " 0 s"));
+        format!("{}{retry} {body}", status.as_u16())
+    }
+}
+
+#[tokio::test]
+async fn a_model_whose_nodes_are_lost_says_since_when_and_what_is_broken() {
+    let there = at(Says::Answer).await;
+    let world = World::with(&[("gpu", &[&there.dial])]).await;
+    world.loses("gpu", "no connection").await;
+    let text = world.said("tiny").await;
+    assert!(text.starts_with("404 "), "{text}");
+    let words = "model 'tiny' not found (last on gpu, not reachable for 0 s)";
+    assert!(text.contains(words), "{text}");
+    world.stands_on(Rung::CoordinatorLost, "not_in_map_poll").await;
+    assert!(world.said("tiny").await.contains(words), "its tunnels could live");
+    world.stands_on(Rung::TailnetLost, "daemon_down").await;
+    let text = world.said("tiny").await;
+    let words = "(last on gpu, not reachable for 0 s; tailscaled does not answer, for 0 s)";
+    assert!(text.starts_with("404 ") && text.contains(words), "{text}");
+    // Of a model nobody is known to have, the outage is all there is to say.
+    let text = world.said("big").await;
+    let words = "model 'big' not found (tailscaled does not answer, for 0 s)";
+    assert!(text.starts_with("404 ") && text.contains(words), "{text}");
+    world.stands_on(Rung::Alone, "no_tailnet").await;
+    let text = world.said("big").await;
+    assert!(text.contains(r"model 'big' not found") && !text.contains('('), "{text}");
+}
+
+#[tokio::test]
+async fn a_named_node_that_does_not_answer_is_a_503_with_its_reason() {
+    let there = at(Says::Answer).await;
+    let world = World::with(&[("gpu", &[&there.dial])]).await;
+    let text = world.said("big@gpu").await;
+    assert!(text.starts_with("404 ") && text.contains("not found on gpu"), "{text}");
+    world.loses("gpu", "no connection").await;
+    let text = world.said("tiny@gpu").await;
+    let words = "gpu does not answer for 0 s (no connection)";
+    assert!(text.starts_with("503 no retry") && text.contains(words), "{text}");
+    world.stands_on(Rung::Alone, "logged_out").await;
+    let text = world.said("tiny@gpu").await;
+    assert!(text.contains("logged out of its tailnet, for 0 s"), "{text}");
+    assert_eq!(there.asked(), 0, "nobody was asked");
 }
 
 #[test]
