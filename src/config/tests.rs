@@ -254,7 +254,7 @@ fn keys_without_a_behaviour_say_so_when_they_are_set() {
     for (text, path) in [
         ("{ agents: { a: {} } }", Some("agents")),
         ("{ share: { when: 'mine' } }", Some("share.when")),
-        ("{ lan: { mdns: false } }", Some("lan.mdns")),
+        ("{ lan: { mdns: false } }", None),
         ("{ local: [{ baseUrl: ':1', user: 'ollama' }] }", Some("local[0].user")),
         ("{ share: { when: 'auto' } }", None),
         ("{ offline: true, newNodes: 'allow' }", None),

@@ -17,6 +17,7 @@ use super::client::{Call, Stream};
 use super::engine::{Engine, EngineSpec};
 use super::lan::{Plug, Switch};
 use super::tailscaled::{Owner, Tailnet, Tailscaled};
+use crate::app::control::{Said, Wish};
 use crate::app::{App, Setup};
 use crate::config::{self, FixedEnv};
 use crate::net::{Io, LocalApi, OtherEnd, Sockets};
@@ -176,9 +177,28 @@ impl Node {
         self.engine.as_ref()
     }
 
+    /// Its state folder.
+    pub fn state(&self) -> &std::path::Path {
+        self.state.path()
+    }
+
+    /// Its configuration.
+    pub fn config(&self) -> &config::Config {
+        &self.config
+    }
+
     /// Its place on the local network.
     pub fn lan(&self) -> Result<&Plug, Error> {
         self.lan.as_ref().ok_or_else(|| Error::step("lan", "the node is on no local network"))
+    }
+
+    /// Tells the program what a person wants, as its socket does; `None` while it does not run.
+    pub async fn obey(&self, wish: Wish) -> Option<Said> {
+        // Taken out for the time: nothing waits with a lock held.
+        let app = self.app.lock().take()?;
+        let said = app.obey(wish).await;
+        *self.app.lock() = Some(app);
+        Some(said)
     }
 
     /// Sends a call to a tailnet port of another node, as a program on this device that is

@@ -6,6 +6,8 @@ mod commands;
 mod discovery;
 mod engine_faults;
 mod engine_golden;
+mod eve;
+mod hello;
 mod http;
 mod lan;
 mod localapi;
