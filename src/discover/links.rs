@@ -25,8 +25,8 @@ use crate::telemetry::events::Events;
 use crate::trust::{Networks, Trust, tag};
 use crate::types::{NodeId, PublicKey, Wall};
 
-/// A network that no peer vouched for is not asked about more often than this.
-const ASK: Duration = Duration::from_secs(10);
+/// Who is on the link answers in milliseconds, and links that went are not seen meanwhile.
+const ANSWER: Duration = Duration::from_secs(1);
 
 /// While a pinned peer is missing, who is there is asked anew this often, at first.
 const MISS: Duration = Duration::from_secs(20);
@@ -57,6 +57,7 @@ pub(super) fn start(setup: &Setup) {
         say,
         said_at: None,
         asked: None,
+        pace: setup.timing.network_ask,
         heard: Tags::default(),
         missing: Missing::default(),
     };
@@ -82,6 +83,8 @@ struct Links {
     said_at: Option<(u64, Vec<PublicKey>, u16)>,
     /// When a peer was last asked whether it is on an unknown network.
     asked: Option<Instant>,
+    /// How long it is not asked again.
+    pace: Duration,
     heard: Tags,
     missing: Missing,
 }
@@ -224,7 +227,7 @@ impl Links {
     /// Asks a peer that seems to be on an unknown network whether it is, and calls the network
     /// known if it answers from there while this machine is where it was.
     async fn learn(&mut self, interfaces: &[Interface]) {
-        if self.asked.is_some_and(|at| at.elapsed() < ASK) {
+        if self.asked.is_some_and(|at| at.elapsed() < self.pace) {
             return;
         }
         let Some(api) = self.localapi.load_full() else { return };
@@ -239,7 +242,8 @@ impl Links {
         };
         for met in met {
             self.asked = Some(Instant::now());
-            let direct = api.ping(met.ask).await.ok().and_then(|ping| ping.direct);
+            let answer = tokio::time::timeout(ANSWER, api.ping(met.ask)).await;
+            let direct = answer.ok().and_then(Result::ok).and_then(|ping| ping.direct);
             let there = direct.is_some_and(|from| met.is_there(from.ip()));
             if !there || self.sockets.interfaces() != interfaces {
                 continue;

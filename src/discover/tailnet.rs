@@ -150,7 +150,8 @@ impl Watch {
             setup.timing.dns_limit,
         );
         let daemon = Daemon::new(Arc::clone(&setup.localapi), setup.timing.clone());
-        let vouch = Vouch::new(setup.trust.clone(), Arc::clone(&setup.events));
+        let vouch =
+            Vouch::new(setup.trust.clone(), Arc::clone(&setup.events), setup.timing.packet_filter);
         Watch {
             setup,
             config,

@@ -18,10 +18,7 @@ use crate::telemetry::events::Events;
 use crate::trust::{ListedPeer, Me, Netmap, Own, Pin, Step, Tailnet, Trust};
 use crate::types::{ControlId, NodeId, Wall};
 
-/// The packet filter is read again although no bell rang.
-const FILTER: Duration = Duration::from_secs(180);
-
-/// The same, if it could not be read.
+/// The packet filter is read again if it could not be read.
 const AGAIN: Duration = Duration::from_secs(20);
 
 /// Bells come in bursts: one reading for all of a burst.
@@ -35,6 +32,8 @@ pub(super) struct Vouch {
     told: Told,
     /// When the packet filter is to be read.
     filter: Instant,
+    /// How often it is, although no bell rang.
+    every: Duration,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -47,8 +46,8 @@ enum Told {
 }
 
 impl Vouch {
-    pub(super) fn new(trust: Trust, events: Arc<Events>) -> Vouch {
-        Vouch { trust, events, told: Told::Nothing, filter: Instant::now() }
+    pub(super) fn new(trust: Trust, events: Arc<Events>, every: Duration) -> Vouch {
+        Vouch { trust, events, told: Told::Nothing, filter: Instant::now(), every }
     }
 
     /// A bell rang: the packet filter may be another one.
@@ -93,7 +92,7 @@ impl Vouch {
             return;
         }
         let filter = daemon.filter(view).await;
-        self.filter = Instant::now() + if filter.is_some() { FILTER } else { AGAIN };
+        self.filter = Instant::now() + if filter.is_some() { self.every } else { AGAIN };
         if let Some(filter) = filter {
             self.trust.heard_filter(filter, wall());
         }

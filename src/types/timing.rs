@@ -10,6 +10,11 @@ pub struct Timing {
     pub tailnet_poll: Duration,
     /// How often the whole peer list is read again even if the bus was silent.
     pub tailnet_refresh: Duration,
+    /// How often the tailnet's packet filter is read again even if the bus was silent.
+    pub packet_filter: Duration,
+    /// Longest pace at which a peer is asked whether it is met directly on a network that is
+    /// not known.
+    pub network_ask: Duration,
     /// How often `dns.names` are resolved again.
     pub dns_refresh: Duration,
     /// Limit of resolving one of them.
@@ -114,6 +119,8 @@ impl Default for Timing {
         Timing {
             tailnet_poll: s(2),
             tailnet_refresh: s(30),
+            packet_filter: s(180),
+            network_ask: s(10),
             dns_refresh: s(60),
             dns_limit: s(5),
             localapi_read: s(3),
@@ -168,6 +175,7 @@ impl Timing {
         Timing {
             tailnet_poll: ms(100),
             tailnet_refresh: ms(500),
+            network_ask: ms(500),
             probe: ms(200),
             probe_local: ms(150),
             probe_limit: ms(400),

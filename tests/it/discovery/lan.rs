@@ -263,7 +263,8 @@ async fn a_network_is_known_once_a_pinned_peer_was_met_there_and_an_unknown_one_
     node.lan_is_off("tailherd lan allow").await;
     let stale = node.view.borrow().peers[0].current;
     assert_eq!(stale.map(|at| at.ip()), Some(ip("192.168.1.20")));
-    tokio::time::sleep(Duration::from_secs(2)).await;
+    // Longer than the daemon waits for an answer.
+    tokio::time::sleep(Duration::from_secs(6)).await;
     node.lan_is_off("tailherd lan allow").await;
     node.trust.save().unwrap();
     drop(node);
