@@ -340,6 +340,7 @@ impl App {
         while self.connections.open() > 0 && tokio::time::Instant::now() < deadline {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
+        self.directory.save().await;
         if let Some(error) = pins::save(&self.trust).await {
             tracing::warn!("pins could not be saved: {error}");
         }

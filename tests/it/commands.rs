@@ -4,7 +4,11 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use serde_json::json;
+use tailherd::demo::node::NodeSpec;
 use tailherd::demo::tailscaled::{Owner, Tailnet, Tailscaled};
+
+use crate::hello::becomes;
+use crate::world::{World, me};
 
 /// Runs the program; the stand-in goes on meanwhile.
 async fn tailherd(daemon: &Tailscaled, state: &Path, args: &[&str]) -> (Option<i32>, String) {
@@ -107,4 +111,49 @@ async fn trust_accept_names_what_it_did_not_find() {
     assert!(std::fs::read_to_string(&file).unwrap().contains("\"accepted\""));
     let (code, text) = tailherd(&laptop, state.path(), &["trust", "accept", "nas"]).await;
     assert_eq!(code, Some(1), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn trust_shows_what_the_state_remembers_and_changes_only_a_running_program() {
+    let net = Tailnet::default();
+    let laptop = net.join("laptop", Owner::user("me@example.com")).await.unwrap();
+    let empty = tempfile::tempdir().unwrap();
+    let run = async |args: &[&str]| tailherd(&laptop, empty.path(), args).await;
+    let (code, text) = run(&["trust", "list"]).await;
+    assert_eq!(code, Some(0), "{text}");
+    holds(&text, &["no key is pinned yet:"]);
+    assert_eq!(run(&["trust", "list", "--json"]).await, (Some(0), "[]\n".to_owned()));
+    let (code, text) = run(&["trust", "export"]).await;
+    assert_eq!(code, Some(1), "{text}");
+    holds(&text, &["no tailnet was seen here yet,"]);
+    let key = "A".repeat(43);
+    for (args, want, says) in [
+        (&["trust", "forget", "gpu"][..], 1, "no tailherd runs here"),
+        (&["trust", "add", "nas", &key], 1, "no tailherd runs here"),
+        (&["lan", "allow", "--for", "8h"], 1, "no tailherd runs here"),
+        (&["trust", "add", "nas", "short"], 2, "43 characters of base64url"),
+        (&["trust", "add", "nas", &key, "--verbs", "list,root"], 2, "is no verb"),
+        (&["lan", "allow", "--for", "soon"], 2, "is not a duration"),
+    ] {
+        let (code, text) = run(args).await;
+        assert_eq!(code, Some(want), "{args:?}: {text}");
+        assert!(text.contains(says), "{args:?}: {text}");
+    }
+
+    let world = World::start(vec![
+        NodeSpec::new("desk", me(), None),
+        NodeSpec::new("gpu", Owner::tag("tag:ollama"), None),
+    ])
+    .await;
+    becomes(&world, "desk", "gpu", "live").await;
+    tokio::time::sleep(std::time::Duration::from_millis(700)).await;
+    let desk = world.node("desk");
+    desk.quit();
+    let (code, text) = tailherd(&desk.daemon, desk.state(), &["trust", "list"]).await;
+    assert_eq!(code, Some(0), "{text}");
+    holds(&text, &["NODE OWNER KEY STATE SEEN ENDS", "gpu tag:ollama"]);
+    assert!(text.contains("live"), "{text}");
+    let (code, text) = tailherd(&desk.daemon, desk.state(), &["trust", "export"]).await;
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.starts_with("tailherd trust add desk "), "{text}");
 }

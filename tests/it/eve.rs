@@ -1,9 +1,10 @@
 //! A device of the tailnet that says hello in its own words: honest, mistaken or worse.
 
 use std::convert::Infallible;
-use std::net::IpAddr;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http::{Response, StatusCode};
@@ -16,15 +17,18 @@ use tailherd::demo::client::{Answer, Call, post};
 use tailherd::demo::node::Node;
 use tailherd::net::{LocalApi, TailnetNode, TailnetView};
 use tailherd::trust::keys::Ring;
-use tailherd::trust::tls;
-use tailherd::types::{NodeId, Timing, Wall};
-use tokio::net::TcpListener;
+use tailherd::trust::{tag, tls};
+use tailherd::types::{ListenerKind, NodeId, PublicKey, Timing, Wall};
+use tokio::io::AsyncReadExt as _;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
+use tokio_rustls::client::TlsStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 pub(crate) const CONTENT_TYPE: &str = "application/vnd.tailherd+json";
 
 /// The other device's own words for the hello protocol, and its key.
+#[derive(Clone)]
 pub(crate) struct Eve<'a> {
     pub(crate) node: &'a Node,
     pub(crate) ring: Ring,
@@ -91,6 +95,34 @@ impl<'a> Eve<'a> {
     /// Says hello.
     pub(crate) async fn hello(&self, to: &Node, say: &HelloSay) -> Answer {
         self.send(to, Eve::call(HELLO, say)).await
+    }
+
+    /// The key of that program, as it says in its answer to a hello.
+    pub(crate) async fn key_of(&self, to: &Node) -> PublicKey {
+        let answer = self.hello(to, &self.truth(&to.name).await).await;
+        let said: HelloSay = serde_json::from_slice(&answer.body).unwrap();
+        said.chain.last().unwrap().key
+    }
+
+    /// Calls that program on the local network, as one whose key is `key`; an error if it does
+    /// not take ours.
+    pub(crate) async fn call_on_lan(
+        &self,
+        to: &Node,
+        key: PublicKey,
+    ) -> io::Result<TlsStream<TcpStream>> {
+        let at = SocketAddr::new(to.lan().unwrap().addr().into(), 11436);
+        let at = self.node.lan().unwrap().reach(ListenerKind::Lan, at);
+        let tcp = TcpStream::connect(at).await?;
+        let config = tls::client(self.ring.own(), key).unwrap();
+        let name = ServerName::try_from(tag::sni(&key, now(), rand::random())).unwrap();
+        let mut io = TlsConnector::from(config).connect(name, tcp).await?;
+        // A server that refuses our key says so only after our part of the handshake.
+        let first = tokio::time::timeout(Duration::from_millis(100), io.read_u8()).await;
+        match first {
+            Err(_) => Ok(io),
+            Ok(ended) => Err(ended.err().unwrap_or_else(|| io::ErrorKind::InvalidData.into())),
+        }
     }
 
     /// From now on this device answers hellos on its mesh port with `say`, as the holder of its

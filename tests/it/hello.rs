@@ -17,7 +17,7 @@ use crate::eve::{CONTENT_TYPE, Eve, now};
 use crate::world::{World, engine, me, ms, until};
 
 /// A device without the program.
-fn plain(name: &str, owner: Owner) -> NodeSpec {
+pub(crate) fn plain(name: &str, owner: Owner) -> NodeSpec {
     NodeSpec { sidecar: false, ..NodeSpec::new(name, owner, None) }
 }
 
@@ -34,28 +34,28 @@ async fn desk() -> World {
     .await
 }
 
-async fn pins(world: &World, at: &str) -> Vec<PinRow> {
+pub(crate) async fn pins(world: &World, at: &str) -> Vec<PinRow> {
     match world.node(at).obey(Wish::TrustList).await {
         Some(Said::Pins(rows)) => rows,
         other => panic!("{other:?}"),
     }
 }
 
-async fn pin(world: &World, at: &str, name: &str) -> Option<PinRow> {
+pub(crate) async fn pin(world: &World, at: &str, name: &str) -> Option<PinRow> {
     pins(world, at).await.into_iter().find(|row| row.name == name)
 }
 
-async fn state(world: &World, at: &str, name: &str) -> String {
+pub(crate) async fn state(world: &World, at: &str, name: &str) -> String {
     pin(world, at, name).await.map_or_else(|| "none".to_owned(), |row| row.state)
 }
 
-async fn becomes(world: &World, at: &str, name: &str, want: &str) {
+pub(crate) async fn becomes(world: &World, at: &str, name: &str, want: &str) {
     let so = until(async || state(world, at, name).await == want).await;
     assert!(so, "{name} is never {want}: {:?}", pins(world, at).await);
 }
 
 /// Waits until the desk has entered its tailnet: before that it refuses whoever comes.
-async fn ready(world: &World) {
+pub(crate) async fn ready(world: &World) {
     let eve = Eve::new(world.node("stranger"));
     let so = async || {
         let answer = eve.hello(world.node("desk"), &eve.truth("desk").await).await;

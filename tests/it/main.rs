@@ -11,6 +11,7 @@ mod hello;
 mod http;
 mod lan;
 mod localapi;
+mod meet;
 mod mesh_errors;
 mod mesh_failover;
 mod mesh_list;
