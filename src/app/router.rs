@@ -16,7 +16,7 @@ use tower::util::BoxCloneSyncService;
 use tower::{ServiceExt, service_fn};
 
 use crate::admin::Admin;
-use crate::api::browser;
+use crate::api::{browser, wire};
 use crate::mesh::{self, Mesh};
 use crate::net::{Body, Identity, full};
 use crate::proxy::{self, Door, Proxy, Who};
@@ -58,6 +58,7 @@ impl Router {
                     Some(key) if Mesh::is_meeting(&request) => {
                         Ok(router.meeting(request, &identity, &key).await)
                     }
+                    Some(_) if path == wire::PING => Ok(router.alive(&request, &identity)),
                     _ => Ok::<_, Infallible>(router.control(&request, kind, &identity).await),
                 }
             }
@@ -91,6 +92,17 @@ impl Router {
     ) -> Response<Body> {
         match self.no_browser(request.headers()) {
             Ok(()) => self.mesh.meet(request, identity, key).await,
+            Err(no) => self.refuse(ListenerKind::Lan, no),
+        }
+    }
+
+    /// A sign of life on the local network, for a request that waits there. It does not wait
+    /// itself for whether the tailnet should have been used: that may take longer than anybody
+    /// waits for a sign.
+    fn alive(&self, request: &Request<Incoming>, identity: &Identity) -> Response<Body> {
+        let pinned = self.no_browser(request.headers());
+        match pinned.and_then(|()| identity.is_pinned().map_err(|no| (no.label(), no.status()))) {
+            Ok(()) => self.mesh.alive(request),
             Err(no) => self.refuse(ListenerKind::Lan, no),
         }
     }

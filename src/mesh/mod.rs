@@ -91,6 +91,15 @@ impl Mesh {
         }
     }
 
+    /// Answers a request for a sign of life, of whoever may have one.
+    pub fn alive<B>(&self, request: &Request<B>) -> Response<Body> {
+        if request.method() == Method::GET && is_ours(request.headers()) {
+            self.ping()
+        } else {
+            empty(StatusCode::NOT_FOUND)
+        }
+    }
+
     fn ping(&self) -> Response<Body> {
         let mut response = empty(StatusCode::NO_CONTENT);
         if let Ok(instance) = HeaderValue::from_str(&self.instance) {

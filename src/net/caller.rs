@@ -229,15 +229,7 @@ impl Inner {
         key: &PublicKey,
         remote: SocketAddr,
     ) -> Result<Caller, Refusal> {
-        let judged = trust.view().judge(key, lan::now());
-        let (mut caller, addrs) = match judged {
-            Verdict::Admit(caller, addrs) => (*caller, addrs),
-            Verdict::Policy => return Err(Refusal::Policy),
-            Verdict::ClockBack => return Err(Refusal::ClockBack),
-            Verdict::Unknown | Verdict::Suspended | Verdict::Expired | Verdict::Stale => {
-                return Err(Refusal::NotPinned);
-            }
-        };
+        let (mut caller, addrs) = judged(trust, key)?;
         let running = self.tailnet.borrow().running;
         if running
             && !addrs.is_empty()
@@ -388,6 +380,18 @@ fn is_own_address(ip: IpAddr) -> bool {
 
 /// Who stands at the other end of one connection, remembered for its next requests.
 ///
+/// Who holds a pinned key, and the tailnet addresses to ask whether it should come that way.
+fn judged(trust: &Trust, key: &PublicKey) -> Result<(Caller, Vec<IpAddr>), Refusal> {
+    match trust.view().judge(key, lan::now()) {
+        Verdict::Admit(caller, addrs) => Ok((*caller, addrs)),
+        Verdict::Policy => Err(Refusal::Policy),
+        Verdict::ClockBack => Err(Refusal::ClockBack),
+        Verdict::Unknown | Verdict::Suspended | Verdict::Expired | Verdict::Stale => {
+            Err(Refusal::NotPinned)
+        }
+    }
+}
+
 /// A local program stays what it is. A node of the tailnet is asked for again when the answer
 /// is older than [`Timing::whois_age`] or the bell rang since; and it never turns into a
 /// local program. A caller on the local network is judged anew each time.
@@ -434,6 +438,15 @@ impl Identity {
         let caller = Arc::new(caller);
         *self.known.lock() = Some(Known { caller: Arc::clone(&caller), at: now, rings });
         Ok(caller)
+    }
+
+    /// Whether whoever holds the pinned key is somebody here at all, whichever way they should
+    /// come. Says it at once, and nothing of the tailnet.
+    pub fn is_pinned(&self) -> Result<(), Refusal> {
+        match &self.pin {
+            Some((trust, key)) => judged(trust, key).map(drop),
+            None => Err(Refusal::NotPinned),
+        }
     }
 
     /// Whether requests over this connection would be answered: what a peer on the local

@@ -22,7 +22,8 @@ pub(super) struct Witness(Arc<Mutex<HashMap<PublicKey, Arc<Seen>>>>);
 
 #[derive(Debug, Default)]
 struct Seen {
-    last: Mutex<Option<(Moment, bool)>>,
+    /// When it last did not answer, unless it has answered since.
+    silent: Mutex<Option<Moment>>,
     /// Held by whoever asks.
     asking: Arc<tokio::sync::Mutex<()>>,
 }
@@ -31,9 +32,11 @@ struct Seen {
 const MOST: usize = 1024;
 
 impl Witness {
-    /// Whether one of these addresses of the holder of `key` answers. An answer holds for
-    /// [`Timing::lan_ping_kept`]; in its second half it is asked for again beside, so that
-    /// requests in a row do not wait for it.
+    /// Whether one of these addresses of the holder of `key` answers. That none does takes
+    /// long to learn and so holds for [`Timing::lan_ping_kept`]; in its second half it is
+    /// asked for again beside, so that requests in a row do not wait for it. That one does is
+    /// asked anew each time: it costs a moment, and an old word for it would send a caller
+    /// away whose tailnet has just died.
     pub(super) async fn answers(
         &self,
         key: &PublicKey,
@@ -43,7 +46,7 @@ impl Witness {
         timing: &Timing,
     ) -> bool {
         let seen = self.seen(key);
-        if let Some((age, answered)) = seen.last(clock)
+        if let Some(age) = seen.silent(clock)
             && age < timing.lan_ping_kept
         {
             if age > timing.lan_ping_kept / 2
@@ -52,21 +55,19 @@ impl Witness {
                 let (addrs, limit) = (addrs.to_vec(), timing.lan_ping);
                 tokio::spawn(async move {
                     let _asking = asking;
-                    let answered = ping(&api, &addrs, limit).await;
-                    *seen.last.lock() = Some((clock.now(), answered));
+                    let silent = !ping(&api, &addrs, limit).await;
+                    *seen.silent.lock() = silent.then(|| clock.now());
                 });
             }
-            return answered;
+            return false;
         }
         let _asking = seen.asking.lock().await;
         // Somebody else may have asked while we waited.
-        if let Some((age, answered)) = seen.last(clock)
-            && age < timing.lan_ping_kept
-        {
-            return answered;
+        if seen.silent(clock).is_some_and(|age| age < timing.lan_ping_kept) {
+            return false;
         }
         let answered = ping(&api, addrs, timing.lan_ping).await;
-        *seen.last.lock() = Some((clock.now(), answered));
+        *seen.silent.lock() = (!answered).then(|| clock.now());
         answered
     }
 
@@ -80,9 +81,9 @@ impl Witness {
 }
 
 impl Seen {
-    fn last(&self, clock: Clock) -> Option<(std::time::Duration, bool)> {
-        let (at, answered) = (*self.last.lock())?;
-        Some((clock.now().since(at), answered))
+    fn silent(&self, clock: Clock) -> Option<std::time::Duration> {
+        let at = (*self.silent.lock())?;
+        Some(clock.now().since(at))
     }
 }
 

@@ -327,16 +327,21 @@ async fn on_the_local_network_a_pin_is_a_caller_only_while_the_tailnet_does_not_
     assert_eq!(identity.caller().await, Err(Refusal::UseTailnet));
     assert_eq!(Refusal::UseTailnet.status(), 421);
     assert_eq!(identity.admission().await, Admit::Tailnet);
-    assert_eq!(s.standin.asked_ping.load(Relaxed), 1, "the answer holds for a while");
+    assert_eq!(s.standin.asked_ping.load(Relaxed), 2, "asked each time: it may have just died");
+    assert_eq!(identity.is_pinned(), Ok(()));
+    assert_eq!(s.standin.asked_ping.load(Relaxed), 2, "a sign of life asks nobody");
     // It is not, in words or by silence.
     for silence in [Some("{\"Err\":\"no matching peer\"}".to_owned()), None] {
         s.standin.answers.lock().ping = silence;
         tokio::time::sleep(kept + Duration::from_millis(20)).await;
+        assert_eq!(identity.is_pinned(), Ok(()));
         let caller = identity.caller().await.unwrap();
         assert_eq!(caller.label(), "lab");
         assert_eq!(caller.addr, Some(addr("10.99.0.3:50000")));
         assert!(caller.lan.is_some_and(|age| age < Duration::from_secs(60)));
+        let asked = s.standin.asked_ping.load(Relaxed);
         assert_eq!(identity.admission().await, Admit::Yes);
+        assert_eq!(s.standin.asked_ping.load(Relaxed), asked, "silence holds for a while");
     }
     s.standin.answers.lock().ping = Some(golden("ping.json"));
     tokio::time::sleep(kept + Duration::from_millis(20)).await;
@@ -350,6 +355,7 @@ async fn on_the_local_network_a_pin_is_a_caller_only_while_the_tailnet_does_not_
     // The pin dies between two requests.
     desk.trust.forget("me").unwrap();
     assert_eq!(identity.caller().await, Err(Refusal::NotPinned));
+    assert_eq!(identity.is_pinned(), Err(Refusal::NotPinned));
     assert_eq!(identity.admission().await, Admit::Policy);
 }
 
