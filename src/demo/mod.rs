@@ -9,6 +9,7 @@ pub mod client;
 pub mod engine;
 pub mod lan;
 pub mod node;
+mod outage;
 pub mod tailscaled;
 pub mod tour;
 

@@ -162,6 +162,14 @@ impl Node {
         }
     }
 
+    /// Puts the device to sleep: whatever way a connection came, it stands still.
+    pub fn asleep(&self, asleep: bool) {
+        self.daemon.asleep(asleep);
+        if let Some(lan) = &self.lan {
+            lan.cut(asleep);
+        }
+    }
+
     /// Where programs on this device reach it.
     pub fn apps(&self) -> SocketAddr {
         self.listener(ListenerKind::Apps)

@@ -12,14 +12,16 @@ use tokio::time::Instant;
 use super::Error;
 use super::client::{Answer, Call, Kept, counted, get, post, said};
 use super::engine::{Engine, EngineSpec, ModelSpec};
+use super::lan::Switch;
 use super::node::{Node, NodeSpec};
+use super::outage::address;
 use super::tailscaled::{Owner, Tailnet};
 use crate::types::Timing;
 
 /// The demo's devices.
 pub struct Mesh {
-    net: Tailnet,
-    laptop: Node,
+    pub(super) net: Tailnet,
+    pub(super) laptop: Node,
     gpu: Node,
     nas: Node,
 }
@@ -27,7 +29,8 @@ pub struct Mesh {
 /// How long a step may wait for something to become true.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-const OUTAGE: &str = "It is fine. The model answers from another machine, and nobody noticed.";
+pub(super) const OUTAGE: &str =
+    "It is fine. The model answers from another machine, and nobody noticed.";
 
 impl Mesh {
     /// Switches three devices on.
@@ -52,12 +55,14 @@ impl Mesh {
         let gpu = speed(EngineSpec::new("gpu", vec![oss(), qwen(), count]), 3);
         let nas = speed(EngineSpec::new("nas", vec![oss(), embed]), 30);
         let timing = Timing::shrunk();
-        let join = async |name: &str, owner: Owner, engine| {
-            Node::join(&net, NodeSpec::new(name, owner, Some(engine)), timing.clone()).await
+        let switch = Switch::default();
+        let join = async |device: u8, name: &str, owner: Owner, engine| {
+            let spec = NodeSpec::new(name, owner, Some(engine)).on(&switch, address(device));
+            Node::join(&net, spec, timing.clone()).await
         };
-        let laptop = join("laptop", me(), laptop).await?;
-        let gpu = join("gpu", server(), gpu).await?;
-        let nas = join("nas", server(), nas).await?;
+        let laptop = join(0, "laptop", me(), laptop).await?;
+        let gpu = join(1, "gpu", server(), gpu).await?;
+        let nas = join(2, "nas", server(), nas).await?;
         for node in [&laptop, &gpu, &nas] {
             node.run().await?;
         }
@@ -73,7 +78,7 @@ impl Mesh {
         self.die_before(out).await?;
         self.die_within(out).await?;
         self.sleep(out).await?;
-        self.coordinator(out).await
+        self.outage(out).await
     }
 
     /// Says where the mesh can be tried.
@@ -250,7 +255,7 @@ impl Mesh {
             waiting = tokio::spawn(self.call("gpt-oss:20b", 100).answer());
         }
         ensure(there, "asleep", || "no request went to gpu".to_owned())?;
-        self.gpu.daemon.asleep(true);
+        self.gpu.asleep(true);
         let from = Instant::now();
         let list_ms = self.list_ms().await?;
         ensure(list_ms < 100, "asleep", || format!("the list took {list_ms} ms"))?;
@@ -259,29 +264,10 @@ impl Mesh {
         ensure(answer.status == 200 && served_by(&answer) == "nas", "asleep", || problem(&answer))?;
         writeln!(out, "   `ollama list` still took {list_ms} ms")?;
         writeln!(out, "   the request that waited there moved to nas after {moved} ms")?;
-        self.gpu.daemon.asleep(false);
+        self.gpu.asleep(false);
         engine.slow(1.0);
         self.back("gpu", "count:latest").await?;
         done(out, "Nobody waits for a machine that does not answer.")
-    }
-
-    async fn coordinator(&self, out: &mut dyn Write) -> Result<(), Error> {
-        title(out, "8. Headscale dies on a Sunday", "the tailnet's coordinator goes away")?;
-        self.net.coordinator(false);
-        let rung = async || {
-            let answer = get(self.laptop.admin(), "/status").answer().await;
-            let status = answer.map(|a| a.json()).unwrap_or_default();
-            status["rung"].as_str().unwrap_or_default().to_owned()
-        };
-        let lost = until(async || rung().await == "coordinator_lost").await;
-        let now = rung().await;
-        ensure(lost, "the coordinator", || format!("`status` says {now}"))?;
-        let answer = self.generate("count", 3).await?;
-        ensure(answer.said() == counted(3), "the coordinator", || problem(&answer))?;
-        self.net.coordinator(true);
-        let full = until(async || rung().await == "full").await;
-        ensure(full, "the coordinator", || "it came back and `status` does not say so".to_owned())?;
-        done(out, "`status` says so (rung coordinator_lost); everything else went on.")
     }
 
     /// How long a list takes, in milliseconds, on a connection that is open as `ollama list`
@@ -308,7 +294,7 @@ impl Mesh {
         post(self.laptop.apps(), "/api/generate", body.to_string())
     }
 
-    async fn generate(&self, model: &str, n: u64) -> Result<Answer, Error> {
+    pub(super) async fn generate(&self, model: &str, n: u64) -> Result<Answer, Error> {
         Ok(self.call(model, n).answer().await?)
     }
 
@@ -329,7 +315,7 @@ impl Mesh {
     }
 
     /// Waits until the laptop sees a model there again, and asks it there.
-    async fn back(&self, node: &str, model: &str) -> Result<(), Error> {
+    pub(super) async fn back(&self, node: &str, model: &str) -> Result<(), Error> {
         let there = async || {
             let listed = self.rows().await.iter().any(|r| has(r, model, node));
             let pinned = format!("{model}@{node}");
@@ -339,25 +325,29 @@ impl Mesh {
     }
 }
 
-fn title(out: &mut dyn Write, name: &str, what: &str) -> Result<(), Error> {
+pub(super) fn title(out: &mut dyn Write, name: &str, what: &str) -> Result<(), Error> {
     Ok(writeln!(out, "{name}: {what}")?)
 }
 
-fn done(out: &mut dyn Write, what: &str) -> Result<(), Error> {
+pub(super) fn done(out: &mut dyn Write, what: &str) -> Result<(), Error> {
     writeln!(out, "   ok: {what}\n")?;
     Ok(out.flush()?)
 }
 
-fn ensure(so: bool, step: &'static str, else_what: impl FnOnce() -> String) -> Result<(), Error> {
+pub(super) fn ensure(
+    so: bool,
+    step: &'static str,
+    else_what: impl FnOnce() -> String,
+) -> Result<(), Error> {
     if so { Ok(()) } else { Err(Error::step(step, else_what())) }
 }
 
-fn problem(answer: &Answer) -> String {
+pub(super) fn problem(answer: &Answer) -> String {
     let text: String = answer.text().chars().take(300).collect();
     format!("{} by `{}`: {text}", answer.status, served_by(answer))
 }
 
-fn served_by(answer: &Answer) -> &str {
+pub(super) fn served_by(answer: &Answer) -> &str {
     answer.header("x-tailherd-served-by").split('/').next().unwrap_or_default()
 }
 
@@ -370,7 +360,7 @@ fn has(row: &Value, model: &str, on: &str) -> bool {
     row["name"] == model && nodes(row).contains(&on)
 }
 
-async fn until(mut so: impl AsyncFnMut() -> bool) -> bool {
+pub(super) async fn until(mut so: impl AsyncFnMut() -> bool) -> bool {
     let end = Instant::now() + PATIENCE;
     while Instant::now() < end {
         if so().await {

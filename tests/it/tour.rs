@@ -9,5 +9,5 @@ async fn the_tour_comes_to_its_end() {
     let end = mesh.tour(&mut out).await;
     let told = String::from_utf8(out).unwrap();
     assert!(end.is_ok(), "{end:?}\n{told}");
-    assert_eq!(told.matches("ok:").count(), 8, "{told}");
+    assert_eq!(told.matches("ok:").count(), 11, "{told}");
 }

@@ -1,11 +1,13 @@
 //! A mesh for tests: devices over the demo's stand-ins, and waiting for what has to become
 //! true.
 
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use tailherd::demo::client::{Answer, Call, Stream, get, post};
 use tailherd::demo::engine::{Engine, EngineSpec, ModelSpec};
+use tailherd::demo::lan::{Plug, Switch};
 use tailherd::demo::node::{Node, NodeSpec};
 use tailherd::demo::tailscaled::{Owner, Tailnet};
 use tailherd::types::Timing;
@@ -73,6 +75,59 @@ impl World {
         }
         world.engine("gpu").forget();
         world
+    }
+
+    /// These devices on one local network; each knows the others there, as after a while
+    /// with the tailnet.
+    pub(crate) async fn at_home(specs: Vec<NodeSpec>) -> World {
+        let switch = Switch::default();
+        let names: Vec<String> = specs.iter().map(|s| s.name.clone()).collect();
+        let on = |(i, spec): (usize, NodeSpec)| {
+            spec.on(&switch, Ipv4Addr::new(10, 99, 0, 11 + u8::try_from(i).unwrap()))
+        };
+        let world = World::start(specs.into_iter().enumerate().map(on).collect()).await;
+        for at in &names {
+            for peer in names.iter().filter(|n| *n != at) {
+                world.met(at, peer).await;
+            }
+        }
+        world
+    }
+
+    /// Waits until a node could reach that peer on the local network, if it had to.
+    pub(crate) async fn met(&self, at: &str, peer: &str) {
+        let so = async || {
+            let state = self.lan_path(at, peer).await;
+            matches!(state.as_deref(), Some("up" | "standby"))
+        };
+        let so = until(so).await;
+        assert!(so, "{at} never meets {peer}: {:#}", self.status(at).await);
+    }
+
+    /// How a node sees its ways to a peer on the local network, the best one first; `None` if
+    /// it has none.
+    pub(crate) async fn lan_path(&self, at: &str, peer: &str) -> Option<String> {
+        let status = self.status(at).await;
+        let peer = status["peers"].as_array()?.iter().find(|p| p["name"] == peer)?.clone();
+        let paths = peer["paths"].as_array()?.iter().filter(|p| p["kind"] == "lan");
+        let mut states: Vec<&str> = paths.filter_map(|p| p["state"].as_str()).collect();
+        states.sort_by_key(|s| ["up", "standby", "down"].iter().position(|w| w == s));
+        states.first().map(|s| (*s).to_owned())
+    }
+
+    /// Waits until a node says that it is on this rung, for this reason.
+    pub(crate) async fn on_rung(&self, at: &str, rung: &str, why: &str) {
+        let so = async || {
+            let status = self.status(at).await;
+            status["rung"] == rung && (why.is_empty() || status["why"] == why)
+        };
+        let so = until(so).await;
+        assert!(so, "{at} is never on {rung} ({why}): {:#}", self.status(at).await);
+    }
+
+    /// A device's place on the local network.
+    pub(crate) fn plug(&self, name: &str) -> &Plug {
+        self.node(name).lan().unwrap()
     }
 
     pub(crate) fn node(&self, name: &str) -> &Node {
