@@ -32,7 +32,7 @@ pub fn of(offers: &[Arc<Offer>], need: &Need, now: Moment, out: &mut Vec<Candida
 
 fn candidate(index: usize, offer: &Offer, need: &Need, now: Moment) -> Candidate {
     let (cell, node) = (&offer.cell, &offer.node);
-    let path = node.best_path();
+    let path = node.tries().next();
     let rest_until = Moment::from_millis(cell.rest_until.load(Relaxed));
     let on_gpu = offer.ps.as_ref().and_then(|row| row.get("size_vram")?.as_u64());
     Candidate {
