@@ -37,11 +37,8 @@ def path(node, name):
 
 def ways(node, name):
     """State of each way to the peer by kind, e.g. {"tailnet": "up", "lan": "standby"}; the best of a kind counts."""
-    best = {}
-    for p in peer(node, name)["paths"]:
-        if best.get(p["kind"]) not in ("up", "standby" if p["state"] != "up" else None):
-            best[p["kind"]] = p["state"]
-    return best
+    paths = sorted(peer(node, name)["paths"], key=lambda p: ("up", "standby", "down").index(p["state"]), reverse=True)
+    return {p["kind"]: p["state"] for p in paths}
 
 
 def when(text):

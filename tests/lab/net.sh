@@ -22,7 +22,7 @@ net_up() {
   ip -n "$R" link set lo up
   ip -n "$R" link add br0 type bridge
   ip -n "$R" addr add 10.77.0.1/24 dev br0
-  ip -n "$R" link set br0 up
+  ip -n "$R" link set br0 up promisc on                  # so that whoever listens there hears all of the LAN
   inns "$R" sh -c 'echo 1 > /proc/sys/net/ipv4/ip_forward'
   link "$P-coord" 10.77.1.2/24 10.77.1.1 coord0
   ip -n "$R" addr add 10.77.1.1/24 dev coord0
@@ -40,7 +40,7 @@ cafe_up() {
   ip -n "$P-cafe" link set lo up
   ip -n "$P-cafe" link add br0 type bridge
   ip -n "$P-cafe" addr add 10.77.0.1/24 dev br0
-  ip -n "$P-cafe" link set br0 up
+  ip -n "$P-cafe" link set br0 up promisc on
   ip -n "$P-cafe" link add up0 type veth peer name cafe0 netns "$R"
   ip -n "$P-cafe" addr add 10.77.9.2/24 dev up0
   ip -n "$P-cafe" link set up0 up
@@ -60,12 +60,14 @@ lan_plug() { # lan_plug NODE NAMESPACE: its cable ends at that network's switch,
   ip -n "$2" link set "lan-$n" master br0
   ip -n "$2" link set "lan-$n" up
   ip -n "$P-$n" link set eth0 up
-  ip -n "$P-$n" route replace default via 10.77.0.1
+  lease "$n"
 }
+# What a DHCP client does: it says a word to the gateway, which is how the kernel comes to know who that is.
+lease() { ip -n "$P-$1" route replace default via 10.77.0.1; inns "$P-$1" bash -c 'echo > /dev/udp/10.77.0.1/67' || true; }
 lan_move() { # lan_move NODE LAST: another address, as after a new lease
   ip -n "$P-$1" addr flush dev eth0 scope global
   ip -n "$P-$1" addr add "10.77.0.$2/24" dev eth0
-  ip -n "$P-$1" route replace default via 10.77.0.1
+  lease "$1"
 }
 lan() {
   local n=$2; node_index "$n" >/dev/null

@@ -1,0 +1,39 @@
+#!/usr/bin/env python3
+# ladder: tailscaled killed on the asking node, then on a serving one: LAN within 5 s, 0 packets outside the tunnel, 0 of a steady 5/s fail; back after
+import time
+
+from ladder import BY, Steady, on_rung, packets, path, pinned, reaches, uncount
+from lab import case, ctl, equal, wait
+
+
+def killed(node, others):
+    """`node` loses tailscaled. Seconds until each (asker, model) is answered over the LAN, and until all are back on the tailnet."""
+    asker = Steady("laptop", "tiny", "second")
+    time.sleep(2)
+    began = time.monotonic()
+    ctl("kill", "tailscaled", node)
+    for a, model in others:
+        lan = reaches(a, model, 5, began, "lan")
+    time.sleep(3)
+    middle = time.monotonic()
+    ctl("start", "tailscaled", node)
+    for a, model in others:
+        wait(45, f"{a} reaches {BY[model]} over the tailnet again", lambda: path(a, BY[model]) == "tailnet")
+    back = time.monotonic() - middle
+    time.sleep(1)
+    told = asker.stop().none_failed()
+    return f"{node}: LAN after {lan:.1f} s, tailnet {back:.1f} s after its start, {told}"
+
+
+def body():
+    pinned("laptop", "desk", "gpu")
+    pinned("gpu", "laptop", "colleague")
+    uncount()
+    out = [killed("laptop", [("laptop", "tiny"), ("laptop", "second")])]
+    on_rung("laptop", "full", 30)
+    out.append(killed("gpu", [("laptop", "tiny"), ("colleague", "tiny")]))
+    equal({n: packets(n) for n in ("laptop", "desk", "gpu", "colleague")}, dict.fromkeys(("laptop", "desk", "gpu", "colleague"), 0), "packets outside the tunnel")
+    return "; ".join(out) + "; 0 packets outside the tunnel"
+
+
+case(body)
