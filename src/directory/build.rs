@@ -235,7 +235,7 @@ fn place(
             let cell = state.cells.offer(&keyed, &endpoint.name, &key);
             let class = class(endpoint.kind, &key, &model, contents);
             let offer = Arc::new(offer(&node, endpoint, key.clone(), class, model, cell));
-            let alive = endpoint.up && node.is_alive();
+            let alive = endpoint.up && node.may_answer();
             found.entry(key).or_default().push(Found { offer, alive, before: source.before });
         }
     }

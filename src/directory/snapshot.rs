@@ -156,6 +156,13 @@ impl Node {
     pub fn is_alive(&self) -> bool {
         self.is_this() || self.tries().next().is_some()
     }
+
+    /// Whether it is worth a try: besides a living node, one that said on the local network
+    /// that it answers by its other way. When that way has just died, or is just coming back,
+    /// nothing else is known of the node for a moment, and its models must not vanish.
+    pub fn may_answer(&self) -> bool {
+        self.is_this() || self.tries().next().is_some()
+    }
 }
 
 /// A way to a peer.

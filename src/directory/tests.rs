@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use super::candidates::Need;
 use super::event::{Event, Grant, Identity, ModelListing, Settings};
 use super::saved::Scope;
 use super::testing::{dial, engine, id, lan, listing, model, peer};
 use super::writer::{State, apply};
 use super::{Registry, Snapshot, build};
-use crate::types::{ModelKey, Moment, NodeKind, NodeName};
+use crate::types::{Api, Capabilities, ModelKey, Moment, NodeKind, NodeName};
 
 /// A writer without its task.
 struct World {
@@ -411,7 +412,7 @@ fn the_local_network_stands_behind_the_tailnet_and_never_pushes_it_away() {
 }
 
 #[test]
-fn a_way_that_stands_by_is_the_last_try_and_keeps_no_model() {
+fn a_way_that_stands_by_is_the_last_try_and_keeps_the_models() {
     let mut world = World::with(&[("gpu", 2)]);
     world.lists("gpu", 2, vec![model("tiny")]);
     world.tell(way_of(7));
@@ -420,6 +421,15 @@ fn a_way_that_stands_by_is_the_last_try_and_keeps_no_model() {
     assert_eq!(ways(&mut world), "t2+ l7~ > t2+ l7~");
     world.dies("gpu", 2);
     assert_eq!(ways(&mut world), "t2 l7~ > l7~");
+    assert_eq!(world.table(), ["tiny:latest: gpu"]);
+    let snapshot = world.see();
+    let offers = &snapshot.models[&key("tiny")].offers;
+    let need = Need { api: Api::Chat, capabilities: Capabilities::default() };
+    let mut found = Vec::new();
+    super::candidates::of(offers, &need, world.now, &mut found);
+    assert!(!found[0].alive, "any living node comes first");
+    world.state.cells.path(&id("gpu"), &lan(7)).lost();
+    world.tell(Event::Paths(id("gpu")));
     assert!(world.table().is_empty());
 }
 

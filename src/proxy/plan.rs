@@ -174,7 +174,7 @@ fn missing(
     }
     let outage = outage(snapshot, now);
     if let Some(node) = pinned.filter(|n| !n.is_this()) {
-        if !node.is_alive() {
+        if !node.may_answer() {
             return Err(silent(node, now, outage));
         }
         return Err(Failure::not_found(format!(
