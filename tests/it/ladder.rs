@@ -51,7 +51,11 @@ async fn steadily(world: &World, until_by: &str) {
         let next = tokio::time::sleep(ms(200));
         let answer = ask(world).await;
         asked += 1;
-        assert_eq!((answer.status, served_by(&answer)), (200, "gpu"), "{asked}: {}", answer.text());
+        if answer.status != 200 {
+            let (here, there) = (world.status("laptop").await, world.status("gpu").await);
+            panic!("{asked}: {}\n{here:#}\n{there:#}", answer.text());
+        }
+        assert_eq!(served_by(&answer), "gpu", "{asked}");
         well = if way(world, "laptop", "gpu").await == until_by { well + 1 } else { 0 };
         next.await;
     }
