@@ -167,6 +167,10 @@ impl Router {
                     .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
                 response
             }
+            // It names every node and caller: too much for a network where rights shrink.
+            "/metrics" if kind == ListenerKind::Lan => {
+                self.refuse(kind, ("access", StatusCode::FORBIDDEN))
+            }
             "/metrics" => self.admin.metrics(),
             "/readyz" => self.admin.ready(),
             _ => text(StatusCode::OK, "ok\n"),

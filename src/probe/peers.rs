@@ -323,7 +323,11 @@ pub(super) async fn look_at_offers(
             }
         }
         (StatusCode::FORBIDDEN, _) if answer.is_tailherd() => return Err(Why::Refuses),
-        (StatusCode::MISDIRECTED_REQUEST, _) => return Err(Why::UseTailnet),
+        (StatusCode::MISDIRECTED_REQUEST, _)
+            if answer.header("x-tailherd-refused") == "use_tailnet" =>
+        {
+            return Err(Why::UseTailnet);
+        }
         _ => return Err(Why::NoServer),
     };
     let tag = Some(answer.header("etag").to_owned()).filter(|tag| !tag.is_empty());

@@ -433,7 +433,7 @@ async fn a_way_on_which_a_peer_calls_us_elsewhere_stands_by() {
     tools.directory.send(Event::Peers(vec![gpu.clone()]));
     let (mut memory, to) = (Memory::default(), server.to(id("gpu")));
     peers::look_at_offers(&tools, &to, &mut memory).await.unwrap();
-    server.say("GET /mesh/v1/offers", 421, "", String::new());
+    server.say("GET /mesh/v1/offers", 421, "x-tailherd-refused: use_tailnet\r\n", String::new());
     look(&tools, &Whom::Peer(gpu), &mut memory).await;
     let path = tools.directory.path(&to.node, &to.dial);
     assert!(path.is_standby() && path.why().contains("over the tailnet"), "{}", path.why());

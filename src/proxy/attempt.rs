@@ -172,15 +172,18 @@ pub(crate) async fn attempt(
         if fail.reason == Reason::SlowConnect {
             late.push(path);
         }
-        let another = ways.failed(&px.directory, path, fail.reason)
-            && (!fail.was_sent() || ask.held.replayable());
-        if !another {
+        let again =
+            !fail.was_sent() || (ask.held.replayable() && !ask.asked.route.op.is_never_retried());
+        if !ways.failed(&px.directory, path, fail.reason) || !again {
             return Err(fail);
         }
         if !ways.more() && (others || late.is_empty()) {
             // Another candidate comes first, and then perhaps this one again.
             let slow = || Fail::new(Reason::SlowConnect, fail.text.clone());
             return Err(if late.is_empty() { fail } else { slow() });
+        }
+        if fail.used_engine() && !px.retries.lock().spend() {
+            return Err(fail);
         }
         px.metrics.attempt(offer.node.name.as_str(), fail.reason.label());
         tracing::info!(

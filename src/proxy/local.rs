@@ -245,7 +245,7 @@ async fn forward(
     running: Running,
 ) -> Result<Response<Body>, Failure> {
     let arrived = px.clock.now();
-    let Way { lease, dial, prefix, target, path: by } = reach(px, node).await?;
+    let Way { lease, dial, prefix, target } = reach(px, node).await?;
     let mut path = format!("{prefix}{}", asked.route.upstream);
     if let Some(query) = asked.head.uri.query() {
         path.push('?');
@@ -270,12 +270,6 @@ async fn forward(
         sent.map_err(|e| Failure::exhausted(format!("{} broke off ({e})", node.name)))?;
     px.directory.look_at(&node.id, Look::List);
     let (mut head, upstream) = response.into_parts();
-    if let (Some(path), Some(reason)) = (&by, way::refusal(node.kind, &head)) {
-        // The body is gone; the next request takes the other way.
-        Ways::of(node).failed(&px.directory, path, reason);
-        let text = format!("{} answers over the tailnet only; ask again", node.name);
-        return Err(Failure::exhausted(text));
-    }
     headers::response(head.status, &mut head.headers).map_err(|reject| {
         Failure::new(StatusCode::BAD_GATEWAY, reject.to_string(), crate::types::Blame::Upstream)
     })?;
@@ -313,11 +307,10 @@ struct Way {
     dial: Dial,
     prefix: Arc<str>,
     target: Target,
-    /// The path it goes by; `None` for this node.
-    path: Option<Arc<Path>>,
 }
 
-/// Connects to this node's Ollama, or to a pinned peer on the first of its ways that is open.
+/// Connects to this node's Ollama, or to a peer on the first of its ways that is open. The
+/// local network is no way for this: nobody changes another node from there.
 async fn reach(px: &Proxy, node: &Arc<Node>) -> Result<Way, Failure> {
     let unreachable =
         |why: &str| Failure::exhausted(format!("{} cannot be reached ({why})", node.name));
@@ -329,15 +322,18 @@ async fn reach(px: &Proxy, node: &Arc<Node>) -> Result<Way, Failure> {
         let (dial, prefix) = (endpoint.dial.clone(), endpoint.prefix.clone());
         let lease = way::connect(px, &node.id, &dial, None).await;
         let lease = lease.map_err(|fail| unreachable(&fail.text))?;
-        return Ok(Way { lease, dial, prefix, target: Target::Engine, path: None });
+        return Ok(Way { lease, dial, prefix, target: Target::Engine });
     }
     let target = if node.kind == NodeKind::Rich { Target::Mesh } else { Target::Bare };
-    let (mut ways, mut last) = (Ways::of(node), unreachable("no path"));
+    let (mut ways, mut last) = (Ways::of(node), unreachable("it is over the tailnet only"));
     while let Some(path) = ways.take() {
+        if matches!(path.dial, Dial::Lan { .. }) {
+            continue;
+        }
         match way::connect(px, &node.id, &path.dial, None).await {
             Ok(lease) => {
                 let (dial, prefix) = (path.dial.clone(), path.prefix.clone());
-                return Ok(Way { lease, dial, prefix, target, path: Some(Arc::clone(path)) });
+                return Ok(Way { lease, dial, prefix, target });
             }
             Err(fail) => {
                 ways.failed(&px.directory, path, fail.reason);

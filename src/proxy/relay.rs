@@ -138,10 +138,9 @@ impl Relay {
                 return false;
             }
             timer.as_mut().reset(Instant::now() + LOOK);
-            let alive = finish
-                .path
-                .as_ref()
-                .is_none_or(|path| path.alive.load(std::sync::atomic::Ordering::Relaxed));
+            // A way that stands by answers: it is only not the one for new requests.
+            let alive =
+                finish.path.as_ref().is_none_or(|path| path.is_alive() || path.is_standby());
             let silence = finish.silence();
             if silence >= self.idle.limit || (!alive && silence >= self.idle.dead) {
                 return true;

@@ -1,6 +1,5 @@
 //! What the data side promises of the ways to a node: peers on loopback, each with several.
 
-use std::convert::Infallible;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
@@ -18,7 +17,7 @@ use tokio::time::Instant;
 
 use super::*;
 use crate::config::FixedEnv;
-use crate::directory::testing::{id, listing, model, peer, who};
+use crate::directory::testing::{id, lan, listing, model, peer, who};
 use crate::directory::{DirectoryConfig, Event, Listing};
 use crate::gate::{GatesConfig, OllamaLoader};
 use crate::net::{Connector, TailnetView, full};
@@ -35,6 +34,8 @@ enum Says {
     Refuses(u16, &'static str),
     /// Takes everything and says nothing, to probes neither.
     Nothing,
+    /// Takes a request whole and closes.
+    Breaks,
 }
 
 /// One way to a peer, and how many requests came by it.
@@ -66,6 +67,9 @@ async fn at(says: Says) -> At {
                     let ping = request.uri().path() == "/mesh/v1/ping";
                     request.into_body().collect().await.unwrap();
                     count.fetch_add(u32::from(!ping), Relaxed);
+                    if matches!(says, Says::Breaks) && !ping {
+                        return Err(std::io::Error::other("broken off"));
+                    }
                     let answer = match says {
                         Says::Refuses(status, word) if !ping => Response::builder()
                             .status(status)
@@ -75,7 +79,7 @@ async fn at(says: Says) -> At {
                             .header("content-type", "application/x-ndjson")
                             .body(full(ANSWER)),
                     };
-                    Ok::<_, Infallible>(answer.unwrap())
+                    Ok(answer.unwrap())
                 }
             });
             tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
@@ -286,12 +290,31 @@ async fn a_request_that_belongs_to_a_node_goes_there_by_the_first_way_that_is_op
     let world = World::with(&[("gpu", &[&shut, &second.dial])]).await;
     let (status, _, body) = world.ask("/api/pull", r#"{"model":"big@gpu"}"#).await;
     assert_eq!((status, second.asked()), (StatusCode::OK, 1), "{body}");
-    let (no, yes) = (at(Says::Refuses(421, "use_tailnet")).await, at(Says::Answer).await);
-    let world = World::with(&[("gpu", &[&no.dial, &yes.dial])]).await;
+    // On the local network nobody may change another node: that way is not even tried.
+    let world = World::with(&[("gpu", &[&shut])]).await;
+    let way = Event::Way { node: id("gpu"), dial: lan(7), prefix: "".into() };
+    world.px.directory.send(way);
+    world.px.directory.settled().await;
+    world.px.directory.path(&id("gpu"), &lan(7)).ok(world.px.clock.now(), None);
     let (status, _, body) = world.ask("/api/pull", r#"{"model":"big@gpu"}"#).await;
-    assert!(status == 503 && body.contains("ask again"), "{status} {body}");
-    let (status, ..) = world.ask("/api/pull", r#"{"model":"big@gpu"}"#).await;
-    assert_eq!((status, no.asked(), yes.asked()), (StatusCode::OK, 1, 1));
+    assert!(status == 503 && body.contains("127.0.0.1:"), "{status} {body}");
+    assert!(world.px.directory.path(&id("gpu"), &lan(7)).is_alive());
+}
+
+#[tokio::test]
+async fn a_connection_that_breaks_before_the_first_byte_is_made_up_for_by_the_nodes_next_way() {
+    let (breaks, second) = (at(Says::Breaks).await, at(Says::Answer).await);
+    let other = at(Says::Answer).await;
+    let world =
+        World::with(&[("gpu", &[&breaks.dial, &second.dial]), ("nas", &[&other.dial])]).await;
+    world.prefer("gpu");
+    assert_eq!(world.generate().await, "gpu/ollama 1");
+    assert_eq!((breaks.asked(), second.asked(), other.asked()), (1, 1, 0));
+    // It may have used an engine: without budget there is no second time.
+    world.px.retries.lock().fifths = 0;
+    world.px.directory.path(&id("gpu"), &breaks.dial).ok(world.px.clock.now(), None);
+    let (status, ..) = world.ask("/api/generate", r#"{"model":"tiny","prompt":"x"}"#).await;
+    assert_eq!((status, second.asked(), other.asked()), (StatusCode::SERVICE_UNAVAILABLE, 1, 0));
 }
 
 impl World {

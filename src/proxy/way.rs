@@ -72,10 +72,8 @@ impl<'a> Ways<'a> {
                 directory.path_lost(node, &path.cell);
                 path.cell.because("it lets this node in over the tailnet only, if at all");
             }
-            Reason::Reset => {
-                directory.look_at(node, Look::Failed);
-                return false;
-            }
+            // The daemon or the link that carried it may be gone, and the node be well.
+            Reason::Reset => directory.look_at(node, Look::Failed),
             _ => return false,
         }
         true
@@ -89,7 +87,7 @@ pub(crate) fn refusal(node: NodeKind, head: &Parts) -> Option<Reason> {
     }
     let word = head.headers.get("x-tailherd-refused").map(|word| word.as_bytes());
     match (head.status, word) {
-        (StatusCode::MISDIRECTED_REQUEST, _) => Some(Reason::UseTailnet),
+        (StatusCode::MISDIRECTED_REQUEST, Some(b"use_tailnet")) => Some(Reason::UseTailnet),
         (StatusCode::FORBIDDEN, Some(b"policy" | b"not_pinned" | b"clock_back")) => {
             Some(Reason::Policy)
         }
@@ -212,12 +210,13 @@ mod tests {
             assert_eq!(refusal(node, &answer.body(()).unwrap().into_parts().0), want);
         }
         use NodeKind::{Bare, Rich};
-        check(Rich, 421, None, Some(Reason::UseTailnet));
+        check(Rich, 421, Some("use_tailnet"), Some(Reason::UseTailnet));
+        check(Rich, 421, None, None);
         check(Rich, 403, Some("policy"), Some(Reason::Policy));
         check(Rich, 403, Some("access"), None);
         check(Rich, 403, None, None);
         check(Rich, 503, Some("policy"), None);
-        check(Bare, 421, None, None);
+        check(Bare, 421, Some("use_tailnet"), None);
         check(Bare, 403, Some("policy"), None);
     }
 }
