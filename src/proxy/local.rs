@@ -18,7 +18,7 @@ use crate::api::{
     headers::{self, Target},
 };
 use crate::config::Config;
-use crate::directory::{Endpoint, Look, Node, Path, Snapshot};
+use crate::directory::{Endpoint, Look, Node, Snapshot};
 use crate::net::{Body, BoxError, Lease};
 use crate::types::{Dial, ModelKey, NameError, NodeKind, Op, Outcome, RequestedModel, Source};
 

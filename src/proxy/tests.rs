@@ -6,8 +6,11 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use bytes::Bytes;
+use futures_util::{StreamExt, stream};
 use http::{Method, Request, Response, StatusCode};
-use http_body_util::BodyExt;
+use http_body::Frame;
+use http_body_util::{BodyExt, StreamBody};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
@@ -36,6 +39,8 @@ enum Says {
     Nothing,
     /// Takes a request whole and closes.
     Breaks,
+    /// Begins an answer, and thinks before it ends it.
+    Thinks(Duration),
 }
 
 /// One way to a peer, and how many requests came by it.
@@ -75,6 +80,9 @@ async fn at(says: Says) -> At {
                             .status(status)
                             .header("x-tailherd-refused", word)
                             .body(full("{}")),
+                        Says::Thinks(time) if !ping => Response::builder()
+                            .header("content-type", "application/x-ndjson")
+                            .body(thinking(time)),
                         _ => Response::builder()
                             .header("content-type", "application/x-ndjson")
                             .body(full(ANSWER)),
@@ -86,6 +94,16 @@ async fn at(says: Says) -> At {
         }
     });
     At { dial, asked }
+}
+
+/// The first word at once, the last one after `time`.
+fn thinking(time: Duration) -> crate::net::Body {
+    let words = [(Duration::ZERO, "{\"response\":\"hm\",\"done\":false}\n"), (time, ANSWER)];
+    let frames = stream::iter(words).then(|(pause, word)| async move {
+        tokio::time::sleep(pause).await;
+        Ok::<_, crate::net::BoxError>(Frame::data(Bytes::from_static(word.as_bytes())))
+    });
+    StreamBody::new(frames).boxed_unsync()
 }
 
 /// Where nobody listens.
@@ -299,6 +317,25 @@ async fn a_request_that_belongs_to_a_node_goes_there_by_the_first_way_that_is_op
     let (status, _, body) = world.ask("/api/pull", r#"{"model":"big@gpu"}"#).await;
     assert!(status == 503 && body.contains("127.0.0.1:"), "{status} {body}");
     assert!(world.px.directory.path(&id("gpu"), &lan(7)).is_alive());
+}
+
+#[tokio::test]
+async fn a_stream_is_left_alone_when_its_way_begins_to_stand_by() {
+    for (dies, whole) in [(false, true), (true, false)] {
+        let slow = at(Says::Thinks(Duration::from_secs(3))).await;
+        let world = World::with(&[("gpu", &[&slow.dial])]).await;
+        let cell = world.px.directory.path(&id("gpu"), &slow.dial);
+        tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            // The tailnet is back: new requests go there.
+            cell.stand_by();
+            if dies {
+                cell.lost();
+            }
+        });
+        let (_, _, body) = world.ask("/api/generate", r#"{"model":"tiny","prompt":"x"}"#).await;
+        assert_eq!(body.ends_with(ANSWER), whole, "{body}");
+    }
 }
 
 #[tokio::test]
