@@ -20,7 +20,8 @@ net_up() {
   local n
   ip netns add "$R"
   ip -n "$R" link set lo up
-  ip -n "$R" link add br0 type bridge
+  # With an address of its own: a bridge without one takes it from a port, and carries it away when that port moves.
+  ip -n "$R" link add br0 address 02:77:00:00:00:01 type bridge
   ip -n "$R" addr add 10.77.0.1/24 dev br0
   ip -n "$R" link set br0 up promisc on                  # so that whoever listens there hears all of the LAN
   inns "$R" sh -c 'echo 1 > /proc/sys/net/ipv4/ip_forward'
@@ -38,7 +39,7 @@ cafe_up() {
   ns_exists "$P-cafe" && return 0
   ip netns add "$P-cafe"
   ip -n "$P-cafe" link set lo up
-  ip -n "$P-cafe" link add br0 type bridge
+  ip -n "$P-cafe" link add br0 address 02:77:00:00:00:02 type bridge
   ip -n "$P-cafe" addr add 10.77.0.1/24 dev br0
   ip -n "$P-cafe" link set br0 up promisc on
   ip -n "$P-cafe" link add up0 type veth peer name cafe0 netns "$R"
@@ -88,12 +89,11 @@ lan_heal() {
   ip -n "$P-$n" -o -4 addr show dev eth0 | grep -q "10.77.0.$(node_index "$n")/" || lan move "$n" "$(node_index "$n")"
   relayed off "$n"
 }
-# Tunnels between nodes find no direct way: nothing from or to a neighbour's tailscaled arrives here.
-relayed() { # relayed on|off NODE
+# The tunnel between two nodes finds no direct way: nothing of the other's tailscaled arrives at the first.
+relayed() { # relayed on NODE OTHER | relayed off NODE
   case $1 in
     on) inns "$P-$2" nft 'add table inet labrelay; add chain inet labrelay in { type filter hook input priority -300; policy accept; };
-          flush table inet labrelay; add rule inet labrelay in iif eth0 ip saddr 10.77.0.0/24 udp dport 41641 drop;
-          add rule inet labrelay in iif eth0 ip6 saddr fe80::/10 udp dport 41641 drop' ;;
+          flush table inet labrelay; add rule inet labrelay in iif eth0 ip saddr '"10.77.0.$(node_index "$3")"' udp dport 41641 drop' ;;
     off) inns "$P-$2" nft delete table inet labrelay 2>/dev/null || true ;;
     *) die "relayed $1?" ;;
   esac
