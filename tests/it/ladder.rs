@@ -43,7 +43,7 @@ async fn way(world: &World, at: &str, peer: &str) -> String {
 /// Asks five times a second until the local network carries the laptop's requests to gpu and
 /// has done so for a while. Not one of them may fail before its first byte.
 async fn steadily(world: &World, until_by: &str) {
-    let end = Instant::now() + Duration::from_secs(10);
+    let end = Instant::now() + Duration::from_secs(30);
     let mut well = 0;
     let mut asked = 0;
     while well < 5 {
@@ -125,6 +125,8 @@ async fn a_daemon_that_comes_back_without_its_tailnet_is_no_obstacle() {
         steadily(&world, "lan").await;
         world.net.coordinator(true);
         world.on_rung("laptop", "full", "").await;
+        let back = async || way(&world, "laptop", "gpu").await == "tailnet";
+        assert!(until(back).await, "{:#}", world.status("laptop").await);
         steadily(&world, "tailnet").await;
     }
 }
@@ -141,7 +143,7 @@ async fn alone_a_node_has_its_own_models_and_says_why_not_more() {
     let body = r#"{"model":"letter","prompt":"x"}"#;
     let answer = world.post("gpu", "/api/generate", body).send().await;
     assert!([404, 503].contains(&answer.status), "{}", answer.text());
-    for word in ["last on nas", "tailscaled does not answer"] {
+    for word in ["nas", "tailscaled does not answer"] {
         assert!(answer.text().contains(word), "{word}: {}", answer.text());
     }
 

@@ -142,11 +142,11 @@ async fn on_an_unknown_network_there_is_neither_a_listener_nor_a_dial() {
         world.plug(name).carry_to(2);
     }
     world.on_rung("laptop", "alone", "").await;
+    assert!(answers(&hand, 0).await, "nothing listens");
     let dialled = world.plug("laptop").dialled().len();
-    assert_eq!(hand.status("gpu").await, 0, "nothing listens");
     assert!(ask(&world).await.status >= 400);
     tokio::time::sleep(ms(1500)).await;
-    assert_eq!(world.plug("laptop").dialled().len(), dialled + 1, "only the hand's own");
+    assert_eq!(world.plug("laptop").dialled().len(), dialled, "nobody dials");
     for name in ["laptop", "gpu"] {
         world.plug(name).carry_to(1);
     }
@@ -163,7 +163,7 @@ async fn a_key_nobody_pinned_and_a_key_in_the_wrong_place_get_nothing() {
     world.sees("laptop", "count:latest", "gpu").await;
     let hand = Hand::of(world.node("laptop"), "gpu").await;
     // A device of another tailnet: the same names, numbers and addresses.
-    let other = World::at_home(specs()).await;
+    let other = World::at_home(specs()[..2].to_vec()).await;
     let stranger = Hand::of(other.node("laptop"), "gpu").await;
     assert_ne!(stranger.pin("gpu").key, hand.pin("gpu").key);
     let plugged = Hand::copied(other.node("laptop"), world.plug("laptop"));

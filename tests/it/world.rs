@@ -85,7 +85,19 @@ impl World {
         let on = |(i, spec): (usize, NodeSpec)| {
             spec.on(&switch, Ipv4Addr::new(10, 99, 0, 11 + u8::try_from(i).unwrap()))
         };
-        let world = World::start(specs.into_iter().enumerate().map(on).collect()).await;
+        let specs = specs.into_iter().enumerate().map(on).collect();
+        // On a busy machine a handshake takes longer than shrunk limits allow, and what looks
+        // around all the time makes it busier.
+        let usual = Timing::default();
+        let timing = Timing {
+            vigil: usual.vigil,
+            connect_lan: usual.connect_lan,
+            probe: ms(400),
+            probe_limit: ms(1000),
+            tailnet_poll: ms(200),
+            ..Timing::shrunk()
+        };
+        let world = World::timed(specs, timing).await;
         for at in &names {
             for peer in names.iter().filter(|n| *n != at) {
                 world.met(at, peer).await;
@@ -100,7 +112,8 @@ impl World {
             let state = self.lan_path(at, peer).await;
             matches!(state.as_deref(), Some("up" | "standby"))
         };
-        let so = until(so).await;
+        // Probes, hellos and a first meeting, all of them, on a machine that may be busy.
+        let so = within(SOON * 3, so).await;
         assert!(so, "{at} never meets {peer}: {:#}", self.status(at).await);
     }
 
@@ -121,7 +134,7 @@ impl World {
             let status = self.status(at).await;
             status["rung"] == rung && (why.is_empty() || status["why"] == why)
         };
-        let so = until(so).await;
+        let so = within(SOON * 3, so).await;
         assert!(so, "{at} is never on {rung} ({why}): {:#}", self.status(at).await);
     }
 
@@ -187,8 +200,13 @@ impl World {
 }
 
 /// Waits until it is so; false if it was not within [`SOON`].
-pub(crate) async fn until(mut so: impl AsyncFnMut() -> bool) -> bool {
-    let end = Instant::now() + SOON;
+pub(crate) async fn until(so: impl AsyncFnMut() -> bool) -> bool {
+    within(SOON, so).await
+}
+
+/// Waits until it is so; false if it was not within `limit`.
+async fn within(limit: Duration, mut so: impl AsyncFnMut() -> bool) -> bool {
+    let end = Instant::now() + limit;
     while Instant::now() < end {
         if so().await {
             return true;
