@@ -4,6 +4,7 @@
 //! for the running program, each with the way back for what is said to the person. Nothing
 //! else listens for changes: the admin port only reads.
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -83,6 +84,9 @@ pub struct AddKey {
     pub models: Vec<String>,
     /// For how many seconds.
     pub seconds: u64,
+    /// Its addresses on the local network; what mDNS says of it is added.
+    #[serde(default)]
+    pub addrs: Vec<IpAddr>,
 }
 
 /// What is said back.

@@ -71,7 +71,7 @@ fn row(known: &View, pin: &Pin, now: Wall) -> PinRow {
         ));
     }
     if pin.by_hand.is_some() {
-        why.push("added by hand".to_owned());
+        why.push(format!("added by hand, as pin:{}", pin.name));
     }
     PinRow {
         name: pin.name.to_string(),

@@ -7,8 +7,8 @@ use std::time::{Duration, SystemTime};
 
 use super::control::{AddKey, Said, Wish};
 use super::{App, pins};
-use crate::trust::{ByHand, PinError};
-use crate::types::Wall;
+use crate::trust::{ByHand, PinError, Refused, SendTo, Tailnet};
+use crate::types::{NodeName, Wall};
 
 impl App {
     /// Does what a person wants. Reading the configuration again needs to know where it is,
@@ -49,12 +49,28 @@ impl App {
     }
 
     fn trust_add(&self, add: AddKey) -> Said {
-        let AddKey { name, key, verbs, models, seconds } = add;
+        let AddKey { name, key, verbs, models, seconds, addrs } = add;
         let until = now() + Duration::from_secs(seconds);
-        match self.trust.add(&name, key, ByHand { verbs, models, until }, now()) {
-            Ok(name) => self.done(format!("{name} is pinned by hand; rules call it pin:{name}")),
+        match self.trust.add(&name, key, ByHand { verbs, models, until }, &addrs, now()) {
+            Ok(name) => self.done(self.added(&name)),
             Err(error) => failed(&error),
         }
+    }
+
+    /// What a person should know of a key just added: who asks whom, and what it waits for.
+    fn added(&self, name: &NodeName) -> String {
+        let config = self.config.borrow();
+        let send_to = SendTo::resolve(&config, &Tailnet::default());
+        let sends = match send_to.allows_pin(name.as_str()) {
+            Ok(grant) => format!("prompts may go to it ({})", grant.by.join(", ")),
+            Err(Refused::NotLookedAt) => "no prompt goes to it: not in tailnet.peers".to_owned(),
+            Err(_) => format!("no prompt goes to it before sendTo names pin:{name}"),
+        };
+        let waits = match self.lan.borrow().unknown.is_empty() {
+            true => "",
+            false => "; the network this machine is on waits for `tailherd lan allow`",
+        };
+        format!("{name} is pinned by hand; rules call it pin:{name}; {sends}{waits}")
     }
 
     fn lan_allow(&self, seconds: Option<u64>) -> Said {

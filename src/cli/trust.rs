@@ -4,6 +4,7 @@
 //! state folder when none runs; and a node that waits is accepted there, so that the next one
 //! starts with it.
 
+use std::net::IpAddr;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
@@ -68,6 +69,9 @@ enum What {
         #[arg(long = "for", value_name = "TIME", default_value = "30d",
               value_parser = config::duration)]
         time: Duration,
+        /// Its address on the local network, where mDNS is not heard; may be repeated.
+        #[arg(long = "addr", value_name = "IP")]
+        addrs: Vec<IpAddr>,
     },
 }
 
@@ -80,8 +84,8 @@ pub(super) async fn run(args: Args, context: Context<'_>) -> Result<(), Failure>
             Some(said) => print(said, context),
             None => print(export(&saved(&context)?), context),
         },
-        What::Add { name, key, verbs, models, time } => {
-            let add = AddKey { name, key, verbs, models, seconds: time.as_secs() };
+        What::Add { name, key, verbs, models, time, addrs } => {
+            let add = AddKey { name, key, verbs, models, seconds: time.as_secs(), addrs };
             order::must(context, &Wish::TrustAdd(add)).await
         }
     }

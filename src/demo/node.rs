@@ -200,6 +200,16 @@ impl Node {
         self.lan.as_ref().ok_or_else(|| Error::step("lan", "the node is on no local network"))
     }
 
+    /// Gives the program another configuration while it runs: these keys beyond where engine,
+    /// socket and listeners are. A later start has the first one again.
+    pub fn configure(&self, more: Value) -> Result<(), Error> {
+        let config = configuration(&self.daemon, self.engine.as_ref(), more)?;
+        if let Some(app) = &*self.app.lock() {
+            app.reload(config);
+        }
+        Ok(())
+    }
+
     /// Tells the program what a person wants, as its socket does; `None` while it does not run.
     pub async fn obey(&self, wish: Wish) -> Option<Said> {
         // Taken out for the time: nothing waits with a lock held.

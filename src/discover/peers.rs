@@ -7,11 +7,11 @@ use crate::config::NewNodes;
 use crate::directory::Unused;
 use crate::directory::event::{Grant, Identity, Peer};
 use crate::net::{TailnetNode, TailnetView};
-use crate::trust::{Me, SendTo, Subject, Tailnet};
-use crate::types::NodeId;
+use crate::trust::{Me, Pin, SendTo, Subject, Tailnet, View};
+use crate::types::{NodeId, Wall};
 
 /// The nodes of a tailnet, sorted out.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Sorted {
     /// To whom prompts may go.
     pub(super) peers: Vec<Peer>,
@@ -98,6 +98,27 @@ pub(super) fn sort(
         });
     }
     sorted
+}
+
+/// Sorts out those whose keys a person added, as long as their time is not over: no tailnet
+/// has them, so they have no address in one, and no principal.
+pub(super) fn sort_pins(sorted: &mut Sorted, trust: &View, send_to: &SendTo, now: Wall) {
+    let by_hand = |pin: &&Pin| pin.by_hand.is_some() && trust.standing(pin, now).is_ok();
+    for pin in trust.pins.iter().filter(by_hand) {
+        match send_to.allows_pin(pin.name.as_str()) {
+            Ok(grant) => sorted.peers.push(Peer {
+                who: Identity { id: pin.node.clone(), name: pin.name.clone(), principal: None },
+                addrs: Vec::new(),
+                also: Vec::new(),
+                grant: Grant { rich: grant.rich, bare: Vec::new() },
+            }),
+            Err(refused) => sorted.unused.push(Unused {
+                name: pin.name.clone(),
+                owner: String::new(),
+                why: format!("{refused} (as pin:{})", pin.name),
+            }),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -143,7 +143,9 @@ fn alive(snapshot: &Snapshot) -> (Alive, Option<Moment>) {
     let mut heard: Option<Moment> = None;
     for node in snapshot.nodes.iter().filter(|n| !n.is_this()) {
         let lives = |kind| node.paths.iter().any(|p| p.kind == kind && p.cell.is_alive());
-        if matches!(node.id, NodeId::Configured(_)) {
+        // A key added by hand is a place a person named: that it answers on the local network
+        // says nothing of the tailnet, which it was never in.
+        if matches!(node.id, NodeId::Configured(_) | NodeId::Pin(_)) {
             alive.configured += usize::from(node.paths.iter().any(|p| p.cell.is_alive()));
         } else if lives(PathKind::Tailnet) {
             alive.tailnet += 1;

@@ -121,6 +121,9 @@ struct Watch {
 #[derive(Default)]
 struct Told {
     this: Option<Identity>,
+    /// The nodes of the tailnet, sorted out.
+    nodes: Sorted,
+    /// Those, and whose keys a person added.
     sorted: Option<Sorted>,
     /// Of which tailnet these are.
     tailnet: Option<ControlId>,
@@ -135,6 +138,7 @@ enum Woken {
     Ring,
     Config,
     Names,
+    Pins,
     Directory,
     Command(Command),
     End,
@@ -169,6 +173,7 @@ impl Watch {
         let mut tick = tokio::time::interval(self.setup.timing.tailnet_poll);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut directory = self.setup.directory.changed();
+        let mut pins = self.setup.trust.changed();
         let mut reloads = true;
         self.resolve(true);
         self.setup.metrics.rung(self.rungs.state().rung);
@@ -182,6 +187,8 @@ impl Watch {
                 }
                 // The other task never ends before this one.
                 Ok(()) = self.places.changed() => Woken::Names,
+                // (`Setup` holds it.)
+                Ok(()) = pins.changed() => Woken::Pins,
                 changed = directory.changed() => {
                     if changed.is_ok() { Woken::Directory } else { Woken::End }
                 }
@@ -195,13 +202,18 @@ impl Watch {
             }
             match woken {
                 Woken::End => return,
-                Woken::Tick => self.look(true).await,
+                Woken::Tick => {
+                    self.look(true).await;
+                    // A key added by hand ends without a word.
+                    self.tell();
+                }
                 Woken::Ring => {
                     self.ring();
                     self.look(false).await;
                 }
                 Woken::Config => self.reload().await,
                 Woken::Names => self.resolve(false),
+                Woken::Pins => self.tell(),
                 Woken::Directory => {}
                 Woken::Command(Command::Accept(name, answer)) => {
                     let _ = answer.send(self.accept(&name));
@@ -237,6 +249,7 @@ impl Watch {
         }
         self.setup.trust.set_bounds(Bounds::of(&self.config));
         self.resolve(true);
+        self.tell();
         self.ring();
     }
 
@@ -280,7 +293,8 @@ impl Watch {
         if self.config.tailnet.enabled == Some(false) {
             self.rules(Tailnet::default(), config_changed);
             self.told.tailnet = None;
-            return self.tell(Sorted::default());
+            self.told.nodes = Sorted::default();
+            return self.tell();
         }
         // Every picture of a running tailnet has its peers; no other one removes anybody.
         if self.view.running
@@ -312,7 +326,8 @@ impl Watch {
             self.this_somehow();
             self.rules(Tailnet::default(), config_changed);
             self.told.tailnet = None;
-            return self.tell(Sorted::default());
+            self.told.nodes = Sorted::default();
+            return self.tell();
         };
         tracing::info!(
             pinned = saved.nodes.len(),
@@ -372,10 +387,21 @@ impl Watch {
             tracing::info!(node = %name, "a node seen for the first time: {what}");
             self.setup.events.note("new_node", format!("{name}: {what}"));
         }
-        self.tell(sorted);
+        self.told.nodes = sorted;
+        self.tell();
     }
 
-    fn tell(&mut self, sorted: Sorted) {
+    /// Tells the directory who may be used, if that changed.
+    fn tell(&mut self) {
+        let mut sorted = self.told.nodes.clone();
+        let trust = self.setup.trust.view();
+        // Like its pins, what a person said belongs to one tailnet.
+        let another = self.view.control.is_some() && self.view.control != trust.control;
+        if self.config.tailnet.enabled != Some(false) && !another {
+            let facts = self.told.facts.clone().unwrap_or_default();
+            let send_to = SendTo::resolve(&self.config, &facts);
+            peers::sort_pins(&mut sorted, &trust, &send_to, wall());
+        }
         if self.told.sorted.as_ref() != Some(&sorted) {
             self.setup.directory.send(Event::Peers(sorted.peers.clone()));
             self.setup.directory.send(Event::Unused(sorted.unused.clone()));

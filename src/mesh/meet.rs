@@ -66,8 +66,9 @@ fn ways(peers: &[Peer], known: &View, lan: &LanView, now: Wall) -> BTreeSet<Way>
     let mut ways = BTreeSet::new();
     for peer in peers {
         let Some(pin) = known.live(&peer.who.id, now) else { continue };
+        let port = known.port(pin);
         for address in pin.lan.iter().filter(|address| lan.allows(**address).is_ok()) {
-            ways.insert((pin.node.clone(), SocketAddr::new(*address, pin.port), pin.key));
+            ways.insert((pin.node.clone(), SocketAddr::new(*address, port), pin.key));
         }
     }
     ways

@@ -271,17 +271,19 @@ impl Trust {
         self.change(|open| open.book.forget(name)).unwrap_or(Err(PinError::NoTailnet))
     }
 
-    /// A person adds a key (`tailherd trust add`).
+    /// A person adds a key (`tailherd trust add`), and perhaps the addresses on local networks
+    /// at which its holder is met.
     pub fn add(
         &self,
         name: &str,
         key: PublicKey,
         hand: ByHand,
+        lan: &[IpAddr],
         now: Wall,
     ) -> Result<NodeName, PinError> {
         let add = |open: &mut Open| {
             let own: Vec<PublicKey> = open.ring.chain().iter().map(|l| l.key).collect();
-            open.book.add(name, key, hand, &own, now)
+            open.book.add((name, key), hand, lan, &own, now)
         };
         self.change(add).unwrap_or(Err(PinError::NoTailnet))
     }

@@ -302,7 +302,7 @@ fn consistent(pin: &mut Pin, key: PublicKey, now: Wall) -> bool {
 }
 
 /// Whether an address can be one on a local network: private, and not of a tailnet.
-fn is_local(address: IpAddr) -> bool {
+pub(super) fn is_local(address: IpAddr) -> bool {
     match address.to_canonical() {
         IpAddr::V4(a) => a.is_private(),
         IpAddr::V6(a) => a.is_unique_local() && a.segments()[..3] != [0xfd7a, 0x115c, 0xa1e0],

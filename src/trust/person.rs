@@ -4,16 +4,27 @@
 //! In: names, keys, what may be done until when. Out: changed pins, or why not, with what to do
 //! instead. A key added here never has an owner, so no rule about owners ever means it.
 
+use std::net::IpAddr;
+use std::time::Duration;
+
 use super::book::Book;
-use super::hello::MAX_PINS;
-use super::pins::{ByHand, Pin, PinState};
+use super::hello::{MAX_PINS, is_local};
+use super::keys::{LIFE, MOST};
+use super::pins::{ByHand, MAX_ADDRESSES, Pin, PinState};
 use crate::types::{NodeId, NodeName, PublicKey, Verb, Wall};
+
+/// Longest life of a key added by hand. Its holder hears of no later key of ours, and as many
+/// earlier ones are kept.
+const LONGEST: Duration = Duration::from_secs(LIFE.as_secs() * (MOST as u64 - 1));
 
 /// Why a person's word on a pin was not followed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PinError {
     /// Nothing is remembered to change.
-    #[error("no tailnet was seen here yet")]
+    #[error(
+        "no tailnet was seen here yet, so this node has no key of its own and keeps no pins: start \
+         tailherd once where tailscaled runs and is logged in, to any tailnet"
+    )]
     NoTailnet,
     /// No pin has that name.
     #[error("no pin is called `{0}`: `tailherd trust` lists them")]
@@ -44,6 +55,15 @@ pub enum PinError {
     /// Its time is over already.
     #[error("the time it would end at is past")]
     Over,
+    /// It would outlive the keys that both know each other by.
+    #[error("at most {} days: after that neither keeps the key that the other knows it by", LONGEST.as_secs() / 86_400)]
+    TooLong,
+    /// Nobody is met at that address on a local network.
+    #[error("{0} is no address of a device on a local network (192.168.1.20, fd12::20)")]
+    Address(IpAddr),
+    /// There are more addresses than are kept.
+    #[error("at most {MAX_ADDRESSES} addresses are kept of a device")]
+    Addresses,
     /// There are too many pins.
     #[error("there are {MAX_PINS} pins already")]
     Full,
@@ -92,12 +112,13 @@ impl Book {
         Ok(self.pins.remove(at).name)
     }
 
-    /// A person adds a key. What was added under that name before is replaced.
+    /// A person adds a key, and perhaps says at which addresses its holder is met. What was
+    /// added under that name before is replaced.
     pub(super) fn add(
         &mut self,
-        name: &str,
-        key: PublicKey,
+        (name, key): (&str, PublicKey),
         hand: ByHand,
+        lan: &[IpAddr],
         own_keys: &[PublicKey],
         now: Wall,
     ) -> Result<NodeName, PinError> {
@@ -108,6 +129,15 @@ impl Book {
         }
         if hand.until <= now {
             return Err(PinError::Over);
+        }
+        if hand.until > now + LONGEST {
+            return Err(PinError::TooLong);
+        }
+        if let Some(wrong) = lan.iter().find(|address| !is_local(**address)) {
+            return Err(PinError::Address(*wrong));
+        }
+        if lan.len() > MAX_ADDRESSES {
+            return Err(PinError::Addresses);
         }
         if own_keys.contains(&key) {
             return Err(PinError::OwnKey);
@@ -125,6 +155,7 @@ impl Book {
             node,
             state: PinState::Live,
             by_hand: Some(hand),
+            lan: lan.to_vec(),
             // It was told our key on the same occasion, and hears of no later one.
             knows: own_keys.last().copied(),
             ..Pin::blank(name.clone(), key, now)

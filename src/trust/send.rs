@@ -93,6 +93,27 @@ impl SendTo {
         Ok(grant)
     }
 
+    /// What the holder of a key that a person added under `name` may be asked. Only a rule
+    /// that names it by `pin:NAME` means it, never `*` or `auto`; and only its sidecar can
+    /// prove that it holds the key.
+    pub fn allows_pin(&self, name: &str) -> Result<SendGrant, Refused> {
+        let means = |who: &Who| matches!(who, Who::Pin(pin) if pin.eq_ignore_ascii_case(name));
+        let mut grant = SendGrant::default();
+        for (by, rule) in &self.rules {
+            if rule.rich && rule.to.iter().any(means) {
+                grant.rich.extend(rule.models.iter().cloned());
+                grant.by.push(by.clone());
+            }
+        }
+        if grant.rich.is_empty() {
+            return Err(Refused::NotInSendTo);
+        }
+        match &self.looked_at {
+            Some(words) if !words.iter().any(means) => Err(Refused::NotLookedAt),
+            _ => Ok(grant),
+        }
+    }
+
     /// Whether `peer` is a device of this node's owner.
     pub fn is_own(&self, peer: &Subject<'_>) -> bool {
         self.tailnet.is_own(peer)

@@ -62,6 +62,13 @@ impl View {
         self.pins.iter().find(|p| p.key == *key)
     }
 
+    /// The mesh port of a pin's node. Of a key that was added by hand nobody said one: it is
+    /// the one everybody has.
+    pub fn port(&self, pin: &Pin) -> u16 {
+        let usual = || self.bounds.ports.first().copied().unwrap_or_default();
+        if pin.port == 0 { usual() } else { pin.port }
+    }
+
     /// The times of day in it that go on by themselves.
     pub(super) fn marks(&self) -> (Wall, Wall) {
         (self.wall, self.filter.as_ref().map_or(Wall(0), |f| f.heard))

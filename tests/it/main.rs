@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on has failed")]
 
 mod architecture;
+mod by_hand;
 mod commands;
 mod discovery;
 mod engine_faults;

@@ -46,9 +46,7 @@ impl Dialler {
         let view = self.trust.view();
         let pin = view.live(node, super::now()).filter(|pin| pin.key == *key);
         let pin = pin.ok_or(refuse("no live pin has that key"))?;
-        // Of a key that was added by hand nobody said a port: it is the one everybody has.
-        let usual = view.bounds.ports.first().copied().unwrap_or_default();
-        if addr.port() != if pin.port == 0 { usual } else { pin.port } {
+        if addr.port() != view.port(pin) {
             return Err(refuse("it is not the peer's mesh port"));
         }
         let ring = view.ring.as_ref().ok_or(refuse("this node has no key"))?;

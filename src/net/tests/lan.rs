@@ -369,7 +369,7 @@ async fn a_key_added_by_hand_is_dialled_at_the_usual_port() {
     home.me.trust.forget("desk").unwrap();
     let hand =
         ByHand { verbs: vec![Verb::List], models: vec!["*".to_owned()], until: lan::now() + DAY };
-    home.me.trust.add("box", home.desk.key(), hand, lan::now()).unwrap();
+    home.me.trust.add("box", home.desk.key(), hand, &[], lan::now()).unwrap();
     let id = NodeId::Pin("box".into());
     home.connector.connect(&id, &home.dial()).await.unwrap();
     let odd = Dial::Lan { addr: "10.99.0.2:22".parse().unwrap(), key: home.desk.key() };

@@ -354,6 +354,27 @@ fn send_to_tells_a_sidecar_from_a_bare_engine() {
 }
 
 #[test]
+fn a_key_added_by_hand_is_sent_only_what_a_rule_that_names_it_gives() {
+    let me = person("macbook", 1, "me@x");
+    let t = me.tailnet(&[]);
+    let check = |rules: Option<&[SendRule]>, peers: Option<&[Who]>, want| {
+        let models = SendTo::new(rules, peers, &t).allows_pin("box").map(|g| (g.rich, g.bare));
+        assert_eq!(models, want, "{rules:?} {peers:?}");
+    };
+    let named = [send(&["pin:BOX"], &["qwen*"], true, true)];
+    let given = Ok((vec!["qwen*".to_owned()], Vec::new()));
+    check(Some(&named), None, given.clone());
+    check(Some(&named), Some(&words(&["owner:self", "pin:box"])), given);
+    check(Some(&named), Some(&words(&["*"])), Err(Refused::NotLookedAt));
+    check(None, None, Err(Refused::NotInSendTo));
+    for to in ["*", "owner:self", "person", "tagged", "node:box", "pin:other"] {
+        check(Some(&[send(&[to], &["*"], true, true)]), None, Err(Refused::NotInSendTo));
+    }
+    // An engine cannot prove that it holds a key.
+    check(Some(&[send(&["pin:box"], &["*"], false, true)]), None, Err(Refused::NotInSendTo));
+}
+
+#[test]
 fn a_refusal_names_the_rule_and_whom_to_ask() {
     let [laptop, gpu, _, desk] = fleet();
     let t = laptop.tailnet(&[&gpu, &desk]);

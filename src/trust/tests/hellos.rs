@@ -274,12 +274,13 @@ fn a_key_added_by_hand_is_never_an_owner_and_ends_when_it_was_said_to() {
         until: Wall(START.0 + until),
     };
     let use_it = [Verb::List, Verb::Infer];
-    let add = |w: &World, name: &str, key, hand| w.trust.add(name, key, hand, w.now);
+    let add = |w: &World, name: &str, key, hand| w.trust.add(name, key, hand, &[], w.now);
     for (verb, word) in [(Verb::Load, "load"), (Verb::Spend, "spend"), (Verb::Observe, "observe")] {
         let refused = add(&w, "pi", key, hand(&[Verb::List, verb], DAY));
         assert_eq!(refused, Err(PinError::Verb(word)));
     }
     assert_eq!(add(&w, "pi", key, hand(&use_it, 0)), Err(PinError::Over));
+    assert_eq!(add(&w, "pi", key, hand(&use_it, 49 * DAY + 1)), Err(PinError::TooLong));
     assert_eq!(add(&w, "p i", key, hand(&use_it, DAY)), Err(PinError::Name("p i".to_owned())));
     assert_eq!(add(&w, "self", key, hand(&use_it, DAY)), Err(PinError::Name("self".to_owned())));
     assert_eq!(add(&w, "pi", w.key(), hand(&use_it, DAY)), Err(PinError::OwnKey));

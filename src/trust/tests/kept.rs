@@ -32,7 +32,7 @@ fn a_restart_without_a_tailnet_remembers_everything() {
         models: vec!["*".to_owned()],
         until: Wall(START.0 + DAY),
     };
-    w.trust.add("pi", key, hand, w.now).unwrap();
+    w.trust.add("pi", key, hand, &[], w.now).unwrap();
     w.unlist(&["old"]);
     w.wait(10 * MINUTE);
     let before = w.trust.view();
