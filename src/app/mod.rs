@@ -341,7 +341,7 @@ impl App {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         self.directory.save().await;
-        if let Some(error) = pins::save(&self.trust).await {
+        if let Some(error) = pins::save_last(&self.trust).await {
             tracing::warn!("pins could not be saved: {error}");
         }
     }

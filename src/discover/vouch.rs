@@ -70,8 +70,11 @@ impl Vouch {
                 let said = self.trust.enter(control, own, *people, url, now);
                 self.say(said);
             }
-            self.told = entered;
-            self.filter = Instant::now();
+            // What could not be opened is tried again with the next picture.
+            if self.control().as_ref() == Some(control) {
+                self.told = entered;
+                self.filter = Instant::now();
+            }
         }
         if !fresh {
             return false;
@@ -106,7 +109,10 @@ impl Vouch {
         } else if let Told::Recalled(url) = &recalled {
             let said = self.trust.recall(url.as_deref(), now);
             self.say(said);
-            self.told = recalled;
+            // Nothing to recall is an answer; a file that cannot be read now is none.
+            if self.control().is_some() || !self.trust.is_unread() {
+                self.told = recalled;
+            }
         }
     }
 
@@ -216,4 +222,75 @@ fn node(pin: &Pin) -> Option<TailnetNode> {
         current: None,
         relay: String::new(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::trust::Bounds;
+    use crate::types::{NodeName, Principal};
+
+    fn home() -> TailnetView {
+        let control = ControlId("home".into());
+        let me = TailnetNode {
+            id: NodeId::Tailnet { control: control.clone(), stable: "n1".into() },
+            name: NodeName::from_dns("laptop"),
+            dns: "laptop.home.ts.net".to_owned(),
+            principal: Principal::User { control: control.clone(), id: 1, login: "a@x".into() },
+            shared: false,
+            addrs: Vec::new(),
+            os: String::new(),
+            online: true,
+            mobile: false,
+            created: "2026-01-01T00:00:00Z".to_owned(),
+            key: "nodekey:1".to_owned(),
+            expires: None,
+            expired: false,
+            current: None,
+            relay: String::new(),
+        };
+        let control = Some(control);
+        TailnetView { running: true, online: Some(true), me: Some(me), control, ..absent() }
+    }
+
+    fn absent() -> TailnetView {
+        TailnetView::absent("daemon_down")
+    }
+
+    #[test]
+    fn what_could_not_be_read_is_read_again_with_the_next_picture() {
+        let now = Wall(1_800_000_000);
+        for picture in [home(), absent()] {
+            let dir = tempfile::tempdir().unwrap();
+            let start = || {
+                let trust = Trust::open(Some(dir.path()), Bounds::default());
+                Vouch::new(trust, Events::new(), AGAIN)
+            };
+            let mut first = start();
+            first.take(&absent(), true, now);
+            assert_eq!(first.told, Told::Recalled(None), "that there is nothing is an answer");
+            first.take(&home(), true, now);
+            assert_eq!(first.control(), home().control);
+
+            let file = dir.path().join("trust-home.json");
+            let away = dir.path().join("away");
+            fs::rename(&file, &away).unwrap();
+            fs::create_dir(&file).unwrap();
+            let mut vouch = start();
+            let changed = vouch.trust.changed();
+            for _ in 0..3 {
+                vouch.take(&picture, true, now);
+            }
+            assert_eq!(vouch.control(), None);
+            assert!(!changed.has_changed().unwrap(), "nothing new is seen in trying");
+            fs::remove_dir(&file).unwrap();
+            fs::rename(&away, &file).unwrap();
+            vouch.take(&picture, true, now);
+            assert_eq!(vouch.control(), home().control);
+            let keys = |v: &Vouch| v.trust.view().ring.as_ref().map(|ring| ring.current());
+            assert_eq!(keys(&vouch), keys(&first));
+        }
+    }
 }

@@ -20,7 +20,7 @@ use super::{Guard, Parts};
 use crate::api::hello::{HELLO, HelloSay};
 use crate::directory::Snapshot;
 use crate::net::{ConnectError, TailnetNode, TailnetView};
-use crate::trust::{Hello, HelloRefused, PinState, View};
+use crate::trust::{Hello, HelloRefused, PinState, Trust, View};
 use crate::types::{Dial, Moment, NodeId, NodeKind, PublicKey};
 
 /// Most hellos under way at once.
@@ -80,7 +80,7 @@ impl Task {
             lan.borrow_and_update();
             trust.borrow_and_update();
             let next = if view.running && view.online == Some(true) {
-                self.parts.trust.rotate_if_due(say::now());
+                rotate(&self.parts.trust).await;
                 self.step(&view)
             } else {
                 // Once it is back, everybody is asked at once.
@@ -174,6 +174,19 @@ impl Task {
         let peer = view.peers.iter().find(|p| p.id == *node);
         peer.map_or_else(|| node.to_string(), |p| p.name.to_string())
     }
+}
+
+/// Lets the key change if it is time to. A new one is saved before anybody hears of it, which
+/// may take the disk a while.
+async fn rotate(trust: &Trust) {
+    let now = say::now();
+    if !trust.is_rotation_due(now) {
+        trust.rotate_if_due(now);
+        return;
+    }
+    let trust = trust.clone();
+    // It only fails when the program stops.
+    let _ = tokio::task::spawn_blocking(move || trust.rotate_if_due(now)).await;
 }
 
 /// Where a node is dialled: where it answered as a sidecar, else, if it is to be called back,

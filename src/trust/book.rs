@@ -3,13 +3,14 @@
 //!
 //! Plain values and the clock's standing; `hello` and `netmap` change them, `handle` keeps them.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::filter::Filter;
 use super::netmap::is_same_machine;
-use super::pins::{Bounds, Own, Pin};
+use super::pins::{Bounds, Own, Pin, PinState};
 use crate::api::hello::Departed;
 use crate::types::{ControlId, NodeId, PublicKey, Wall};
 
@@ -18,6 +19,8 @@ const SET_BACK: Duration = Duration::from_secs(600);
 
 /// After how much time it is news how late it is.
 const NEWS: Duration = Duration::from_secs(300);
+/// After how much time it is news on the disk that a pin is younger.
+const YOUNGER: Duration = Duration::from_secs(3600);
 /// How old a node's contact may be before it is noted again.
 const REACHED_AGAIN: Duration = Duration::from_secs(60);
 
@@ -82,6 +85,20 @@ impl Book {
         !is_same_machine(&self.own, own)
     }
 
+    /// The coordinator names this node as `own` in it.
+    pub(super) fn enter(&mut self, own: &Own, people: Option<usize>, url: &str, now: Wall) {
+        self.heed(now);
+        self.own = own.clone();
+        self.people = people.or(self.people);
+        url.clone_into(&mut self.control_url);
+    }
+
+    /// Whether a new key may be made: who is to be told of it can be, and its age means
+    /// something.
+    pub(super) fn may_rotate(&self) -> bool {
+        self.online && self.clock_ok
+    }
+
     /// Takes note of the time.
     pub(super) fn heed(&mut self, now: Wall) {
         if is_set_back(now, self.wall) {
@@ -139,6 +156,38 @@ impl Book {
         {
             a.heard = b.heard;
         }
+    }
+
+    /// Whether `written` is as good after a restart: it differs in nothing but times of day
+    /// that went on for a while, by which a pin ends at most that much earlier.
+    pub(super) fn is_kept_by(&self, written: &Book) -> bool {
+        let mut kept = written.clone();
+        let shown = (kept.wall, kept.filter.as_ref().map_or(Wall(0), |f| f.heard));
+        kept.let_time_pass(self, shown);
+        kept.bounds = self.bounds.clone();
+        let asked = self.filter.as_ref().map_or(Wall(0), |f| f.changed);
+        let on = |from: Wall, to: Wall| from <= to && to.since(from) < YOUNGER;
+        for (old, new) in kept.pins.iter_mut().zip(&self.pins) {
+            if on(old.verified, new.verified) {
+                old.verified = new.verified;
+            }
+            // Before or after the policy changed makes all the difference.
+            if let (Some(from), Some(to)) = (old.reached, new.reached)
+                && on(from, to)
+                && (from > asked) == (to > asked)
+            {
+                old.reached = new.reached;
+            }
+        }
+        kept == *self
+    }
+
+    /// Whether a pin of this book is gone or suspended in the `later` one.
+    pub(super) fn loses(&self, later: &Book) -> bool {
+        let used = |pin: &Pin| !matches!(pin.state, PinState::Suspended { .. });
+        let kept: BTreeMap<&NodeId, bool> =
+            later.pins.iter().map(|pin| (&pin.node, used(pin))).collect();
+        self.pins.iter().any(|pin| kept.get(&pin.node).is_none_or(|now| used(pin) && !now))
     }
 
     /// The contact longest ago among the pins still in use: no pinned node knows this node by

@@ -5,17 +5,22 @@
 //! per tailnet in the state folder. Thin: what each of these means is decided by the pure
 //! modules beside it.
 //!
+//! A key of this node is on the disk before anybody is told of it: a program that forgot it in
+//! a crash would be a stranger to all who were. Files are written outside the lock that
+//! readers and hellos wait for.
+//!
 //! Home and work do not mix: another tailnet is another file, with other keys and pins. While
 //! no tailnet is named, the one used last is recalled.
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use serde::{Deserialize, Serialize};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use zeroize::Zeroizing;
 
 use super::book::Book;
@@ -30,6 +35,9 @@ use super::view::View;
 use crate::api::hello::Departed;
 use crate::types::{ControlId, NodeId, NodeName, PublicKey, Wall};
 
+/// How long to wait after a new key could not be saved.
+const AGAIN: Duration = Duration::from_secs(60);
+
 /// The handle. Clones share everything.
 #[derive(Clone)]
 pub struct Trust(Arc<Shared>);
@@ -42,16 +50,25 @@ impl std::fmt::Debug for Trust {
 }
 
 struct Shared {
+    /// Held while a file is read or written, and always taken before `state`: what is open is
+    /// exchanged only by who holds it.
+    disk: Mutex<()>,
     state: Mutex<State>,
     view: ArcSwap<View>,
     changed: watch::Sender<u64>,
+    urgent: Notify,
 }
 
 struct State {
     folder: Option<PathBuf>,
     bounds: Bounds,
     open: Option<Open>,
-    dirty: bool,
+    /// What its file holds; `None` if it has none yet.
+    written: Option<Open>,
+    /// Whether a file could not be read when one was looked for last.
+    unread: bool,
+    /// When a new key could not be made or saved.
+    failed: Option<Wall>,
     /// What was said last of a file that cannot be read.
     said: Option<String>,
 }
@@ -91,13 +108,17 @@ impl Trust {
             folder: folder.map(Path::to_owned),
             bounds,
             open: None,
-            dirty: false,
+            written: None,
+            unread: false,
+            failed: None,
             said: None,
         };
         Trust(Arc::new(Shared {
+            disk: Mutex::new(()),
             state: Mutex::new(state),
             view: ArcSwap::from_pointee(view),
             changed: watch::Sender::new(0),
+            urgent: Notify::new(),
         }))
     }
 
@@ -109,6 +130,17 @@ impl Trust {
     /// Moves with each change of the view.
     pub fn changed(&self) -> watch::Receiver<u64> {
         self.0.changed.subscribe()
+    }
+
+    /// Returns once a pin was lost that must not come back with a restart: to be saved at once.
+    pub async fn urgent(&self) {
+        self.0.urgent.notified().await;
+    }
+
+    /// Whether a file could not be read when one was looked for last, which may be over by
+    /// and by.
+    pub fn is_unread(&self) -> bool {
+        self.0.state.lock().unread
     }
 
     /// The configuration was read again.
@@ -132,24 +164,55 @@ impl Trust {
         control_url: &str,
         now: Wall,
     ) -> Vec<String> {
-        let mut told = Vec::new();
+        let _disk = self.0.disk.lock();
         let mut state = self.0.state.lock();
-        if state.open.as_ref().is_none_or(|o| o.book.control != *control) {
-            told.extend(state.leave());
-            let file = state.file(control);
-            match file.as_deref().map_or(Ok((None, None)), read) {
-                Ok((open, said)) => {
-                    told.extend(said);
-                    state.put(open.filter(|o| o.book.control == *control));
-                }
-                Err(why) => {
-                    told.extend(state.once(why));
-                    self.show(&state);
-                    return told;
-                }
+        let same = state.open.as_ref().is_some_and(|o| o.book.control == *control);
+        let mut another = false;
+        if let Some(Open { book, .. }) = state.open.as_mut().filter(|_| same) {
+            another = book.is_of_another(own);
+            if !another {
+                book.enter(own, people, control_url, now);
+                self.show(&state);
+                return Vec::new();
             }
         }
-        let another = state.open.as_ref().is_some_and(|o| o.book.is_of_another(own));
+        let (file, bounds) = (state.file(control), state.bounds.clone());
+        drop(state);
+        let mut told: Vec<String> = self.leave().into_iter().collect();
+        let read = file.as_deref().map_or(Ok((None, None)), read);
+        self.0.state.lock().unread = read.is_err();
+        let found = match read {
+            Ok((open, said)) => {
+                told.extend(said);
+                open.filter(|o| o.book.control == *control)
+            }
+            Err(why) => {
+                told.extend(self.nothing(why));
+                return told;
+            }
+        };
+        another |= found.as_ref().is_some_and(|o| o.book.is_of_another(own));
+        let found = found.filter(|_| !another);
+        let written = found.clone();
+        let mut open = match found {
+            Some(open) => open,
+            None => match begin(Book::new(control.clone(), own.clone(), bounds, now), now) {
+                Ok(open) => open,
+                Err(fault) => {
+                    told.extend(self.nothing(format!("no local network: {fault}")));
+                    return told;
+                }
+            },
+        };
+        open.book.enter(own, people, control_url, now);
+        let is_new = written.is_none();
+        if is_new && let Err(error) = write(file.as_deref(), &open) {
+            // Without the name of the file, which is another one each time.
+            let why = error.kind();
+            let why = format!("no local network: this node's new key could not be saved: {why}");
+            told.extend(self.nothing(why));
+            return told;
+        }
         if another {
             told.push(format!(
                 "{} is not the node that this state folder belongs to (a copied disk, a restored \
@@ -157,28 +220,9 @@ impl Trust {
                 own.name
             ));
         }
-        if another || state.open.is_none() {
-            match Ring::new(now) {
-                Ok(ring) => {
-                    let bounds = state.bounds.clone();
-                    let book = Book::new(control.clone(), own.clone(), bounds, now);
-                    state.open = Some(Open { book, ring: Arc::new(ring) });
-                    state.dirty = true;
-                }
-                Err(fault) => {
-                    state.open = None;
-                    told.push(format!("no local network: {fault}"));
-                }
-            }
-        }
-        let before = state.open.clone();
-        if let Some(Open { book, .. }) = &mut state.open {
-            book.heed(now);
-            book.own = own.clone();
-            book.people = people.or(book.people);
-            control_url.clone_into(&mut book.control_url);
-        }
-        state.dirty |= before != state.open;
+        let mut state = self.0.state.lock();
+        let written = if is_new { Some(open.clone()) } else { written };
+        state.put(Some(open), written);
         self.show(&state);
         told
     }
@@ -187,27 +231,39 @@ impl Trust {
     /// if that is not known either.
     pub fn recall(&self, control_url: Option<&str>, now: Wall) -> Vec<String> {
         let fits = |book: &Book| control_url.is_none_or(|url| book.control_url == url);
+        let _disk = self.0.disk.lock();
         let mut told = Vec::new();
         let mut state = self.0.state.lock();
         if !state.open.as_ref().is_some_and(|o| fits(&o.book)) {
-            told.extend(state.leave());
+            let files = state.files();
+            drop(state);
+            told.extend(self.leave());
             let mut last: Option<Open> = None;
-            for file in state.files() {
-                let (open, said) = read(&file).unwrap_or_else(|why| (None, state.once(why)));
+            let mut unread = Vec::new();
+            for file in files {
+                let (open, said) = read(&file).unwrap_or_else(|why| {
+                    unread.push(why);
+                    (None, None)
+                });
                 told.extend(said);
                 let later = |o: &Open| last.as_ref().is_none_or(|l| o.book.wall > l.book.wall);
                 if let Some(open) = open.filter(|o| fits(&o.book) && later(o)) {
                     last = Some(open);
                 }
             }
-            state.put(last);
+            state = self.0.state.lock();
+            state.unread = !unread.is_empty();
+            if !unread.is_empty() {
+                told.extend(state.once(unread.join("; ")));
+            }
+            state.put(last.clone(), last);
         }
         if let Some(open) = &mut state.open {
             open.book.online = false;
             open.book.looked = None;
             open.book.heed(now);
         }
-        self.show(&state);
+        self.show_once(&state);
         told
     }
 
@@ -294,29 +350,99 @@ impl Trust {
         Some((view.own.as_ref()?.name.clone(), view.ring.as_ref()?.current()))
     }
 
-    /// Puts a new key in use if the one in use has served its time, and forgets those that no
-    /// pinned node can still know. Only with the coordinator there: the new key is told by
-    /// hellos over the tailnet. Says whether there is a new key.
-    pub fn rotate_if_due(&self, now: Wall) -> bool {
-        let rotate = |open: &mut Open| {
-            let Open { book, ring } = open;
-            if !book.online || !book.clock_ok {
-                return false;
-            }
-            let mut next = Ring::clone(ring);
-            let fault = |error: &KeyFault| tracing::warn!(%error, "the key stays as it is");
-            let rotated = ring.due(now) && next.rotate(now).inspect_err(fault).is_ok();
-            if next.drop_before(book.oldest_contact(now)) || rotated {
-                *ring = Arc::new(next);
-            }
-            rotated
-        };
-        self.change(rotate).unwrap_or_default()
+    /// Whether [`Trust::rotate_if_due`] would make a new key, and so write a file.
+    pub fn is_rotation_due(&self, now: Wall) -> bool {
+        self.0.state.lock().is_rotation_due(now)
     }
 
-    /// Writes what changed since it was last written.
+    /// Puts a new key in use if the one in use has served its time, and forgets those that no
+    /// pinned node can still know. Only with the coordinator there: the new key is told by
+    /// hellos over the tailnet. Only once it is saved. Says whether there is a new key.
+    pub fn rotate_if_due(&self, now: Wall) -> bool {
+        if !self.is_rotation_due(now) {
+            self.change(|Open { book, ring }| {
+                let mut next = Ring::clone(ring);
+                if book.may_rotate() && next.drop_before(book.oldest_contact(now)) {
+                    *ring = Arc::new(next);
+                }
+            });
+            return false;
+        }
+        let _disk = self.0.disk.lock();
+        let (next, file) = {
+            let state = self.0.state.lock();
+            let Some(open) = state.open.as_ref().filter(|_| state.is_rotation_due(now)) else {
+                return false;
+            };
+            (open.clone(), state.file(&open.book.control))
+        };
+        let next = next.rotated(now).map_err(|fault| fault.to_string()).and_then(|next| {
+            write(file.as_deref(), &next).map(|()| next).map_err(|error| error.to_string())
+        });
+        let mut state = self.0.state.lock();
+        match next {
+            Ok(next) => {
+                state.failed = None;
+                if let Some(open) = &mut state.open {
+                    open.ring = Arc::clone(&next.ring);
+                }
+                state.written = Some(next);
+                self.show(&state);
+                true
+            }
+            Err(error) => {
+                tracing::warn!("the key stays as it is: no new one could be saved: {error}");
+                state.failed = Some(now);
+                false
+            }
+        }
+    }
+
+    /// Writes what changed since it was last written, unless it is only that time goes on.
     pub fn save(&self) -> std::io::Result<()> {
-        self.0.state.lock().save()
+        let _disk = self.0.disk.lock();
+        let state = self.0.state.lock();
+        let kept = |o: &Open| state.written.as_ref().is_some_and(|w| o.is_kept_by(w));
+        let Some(open) = state.open.clone().filter(|o| !kept(o)) else { return Ok(()) };
+        self.write(state, open)
+    }
+
+    /// Writes it as it is to the second: the program stops.
+    pub fn save_last(&self) -> std::io::Result<()> {
+        let _disk = self.0.disk.lock();
+        let state = self.0.state.lock();
+        let Some(open) = state.open.clone().filter(|o| state.written.as_ref() != Some(o)) else {
+            return Ok(());
+        };
+        self.write(state, open)
+    }
+
+    /// Writes `open` without the lock, for who holds the disk.
+    fn write(&self, state: MutexGuard<'_, State>, open: Open) -> std::io::Result<()> {
+        let file = state.file(&open.book.control);
+        drop(state);
+        write(file.as_deref(), &open)?;
+        self.0.state.lock().written = Some(open);
+        Ok(())
+    }
+
+    /// Takes the tailnet in use out, and writes it, before another one takes its place.
+    fn leave(&self) -> Option<String> {
+        let mut state = self.0.state.lock();
+        let (open, written) = (state.open.take()?, state.written.take());
+        if written.is_some_and(|w| open.is_kept_by(&w)) {
+            return None;
+        }
+        let file = state.file(&open.book.control);
+        drop(state);
+        write(file.as_deref(), &open).err().map(|e| format!("pins could not be saved: {e}"))
+    }
+
+    /// No tailnet could be opened, because of `why`: what is to be said of that.
+    fn nothing(&self, why: String) -> Option<String> {
+        let mut state = self.0.state.lock();
+        self.show_once(&state);
+        state.once(why)
     }
 
     fn change<T>(&self, f: impl FnOnce(&mut Open) -> T) -> Option<T> {
@@ -326,10 +452,19 @@ impl Trust {
         let answer = f(open);
         before.book.let_time_pass(&open.book, self.view().marks());
         if before != *open {
-            state.dirty = true;
+            if before.book.loses(&open.book) {
+                self.0.urgent.notify_one();
+            }
             self.show(&state);
         }
         Some(answer)
+    }
+
+    /// Shows it, unless there is nothing, as before: who looks again and again moves no count.
+    fn show_once(&self, state: &State) {
+        if state.open.is_some() || self.view().control.is_some() {
+            self.show(state);
+        }
     }
 
     fn show(&self, state: &State) {
@@ -366,35 +501,47 @@ impl State {
         Some(why)
     }
 
-    fn put(&mut self, open: Option<Open>) {
+    fn put(&mut self, open: Option<Open>, written: Option<Open>) {
         self.open = open;
+        self.written = written;
         if let Some(open) = &mut self.open {
             open.book.bounds = self.bounds.clone();
         }
     }
 
-    /// Writes the tailnet in use before another one takes its place.
-    fn leave(&mut self) -> Option<String> {
-        let said = self.save().err().map(|e| format!("pins could not be saved: {e}"));
-        self.open = None;
-        self.dirty = false;
-        said
+    fn is_rotation_due(&self, now: Wall) -> bool {
+        let due = |o: &Open| o.book.may_rotate() && o.ring.due(now);
+        let waits = |at: Wall| at <= now && now.since(at) < AGAIN;
+        self.open.as_ref().is_some_and(due) && !self.failed.is_some_and(waits)
+    }
+}
+
+impl Open {
+    fn rotated(mut self, now: Wall) -> Result<Open, KeyFault> {
+        let mut ring = Ring::clone(&self.ring);
+        ring.rotate(now)?;
+        ring.drop_before(self.book.oldest_contact(now));
+        self.ring = Arc::new(ring);
+        Ok(self)
     }
 
-    fn save(&mut self) -> std::io::Result<()> {
-        if !self.dirty {
-            return Ok(());
-        }
-        let Some(open) = &self.open else { return Ok(()) };
-        let Some(file) = self.file(&open.book.control) else { return Ok(()) };
-        let write = Write { v: 1, book: &open.book, ring: &open.ring };
-        // Room for all of it at once: a text that grows leaves copies of keys behind.
-        let mut bytes = Zeroizing::new(Vec::with_capacity(256 * 1024));
-        serde_json::to_writer(&mut *bytes, &write)?;
-        store::write(&file, &bytes)?;
-        self.dirty = false;
-        Ok(())
+    /// Whether `written` is as good after a restart.
+    fn is_kept_by(&self, written: &Open) -> bool {
+        Arc::ptr_eq(&self.ring, &written.ring) && self.book.is_kept_by(&written.book)
     }
+}
+
+fn begin(book: Book, now: Wall) -> Result<Open, KeyFault> {
+    Ok(Open { book, ring: Arc::new(Ring::new(now)?) })
+}
+
+fn write(file: Option<&Path>, open: &Open) -> std::io::Result<()> {
+    let Some(file) = file else { return Ok(()) };
+    let write = Write { v: 1, book: &open.book, ring: &open.ring };
+    // Room for all of it at once: a text that grows leaves copies of keys behind.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(256 * 1024));
+    serde_json::to_writer(&mut *bytes, &write)?;
+    store::write(file, &bytes)
 }
 
 /// What a file holds; `None` if there is nothing to be believed in it, which is then put aside.

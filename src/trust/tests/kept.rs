@@ -195,6 +195,114 @@ fn the_key_changes_each_week_and_the_old_one_stays_while_a_pin_may_know_no_other
 }
 
 #[test]
+fn nobody_is_told_a_key_that_is_not_on_the_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    let (state, away) = (dir.path().join("state"), dir.path().join("away"));
+    let saved = || {
+        let trust = Trust::open(Some(&state), bounds());
+        trust.recall(None, Wall(START.0 + 9 * DAY));
+        trust.view().ring.as_ref().map(|ring| ring.current())
+    };
+    let trust = Trust::open(Some(&state), bounds());
+    let mut w = World { trust, ..World::of(vec![person("studio", 2, 1)]) };
+    assert!(w.enter()[0].contains("could not be saved"));
+    assert!(w.enter().is_empty(), "said once");
+    assert!(w.trust.view().ring.is_none(), "there is no first one yet");
+    fs::create_dir(&state).unwrap();
+    assert!(w.enter().is_empty());
+    let first = w.key();
+    assert_eq!(saved(), Some(first), "at once");
+
+    w.sleep(8 * DAY);
+    w.look();
+    fs::rename(&state, &away).unwrap();
+    assert!(!w.trust.rotate_if_due(w.now));
+    assert_eq!(w.key(), first, "nor is there a next one");
+    fs::rename(&away, &state).unwrap();
+    assert!(!w.trust.is_rotation_due(w.now), "not again and again");
+    w.sleep(MINUTE);
+    assert!(w.trust.rotate_if_due(w.now));
+    assert_ne!(w.key(), first);
+    assert_eq!(saved(), Some(w.key()), "at once");
+}
+
+#[test]
+fn that_a_pin_is_some_minutes_younger_is_not_written_but_kept_at_the_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join(FILE);
+    let mut w = World::kept(vec![person("studio", 2, 1)], Some(dir.path()));
+    let studio = w.node("studio");
+    w.wait(MINUTE);
+    w.hello_all();
+    w.heard(&studio).unwrap();
+    w.trust.save().unwrap();
+    fs::remove_file(&file).unwrap();
+    w.wait(4 * MINUTE);
+    w.hello_all();
+    w.heard(&studio).unwrap();
+    let pin = w.pin(&studio).unwrap();
+    assert_eq!((pin.verified, pin.reached), (w.now, Some(w.now)), "memory is exact");
+    w.trust.save().unwrap();
+    assert!(!file.exists());
+    w.trust.save_last().unwrap();
+    w.trust = Trust::open(Some(dir.path()), bounds());
+    w.trust.recall(None, w.now);
+    assert_eq!(w.pin(&studio), Some(pin));
+
+    // What a pin is worth after a restart is news, however little time it took.
+    w.enter();
+    w.look();
+    w.trust.heard_filter(by_capability(), w.now);
+    w.trust.save().unwrap();
+    fs::remove_file(&file).unwrap();
+    w.wait(2 * MINUTE);
+    w.heard(&studio).unwrap();
+    w.trust.save().unwrap();
+    assert!(file.exists(), "it reached this node since the policy changed");
+}
+
+#[tokio::test]
+async fn a_lost_pin_is_urgent_and_a_younger_one_is_not() {
+    let soon = async |w: &World| {
+        tokio::time::timeout(std::time::Duration::ZERO, w.trust.urgent()).await.is_ok()
+    };
+    let mut w = World::pinned(vec![person("studio", 2, 1), person("desk", 3, 1)]);
+    w.wait(HOUR);
+    w.hello_all();
+    assert!(!soon(&w).await);
+    w.unlist(&["desk"]);
+    w.wait(2 * MINUTE);
+    assert!(soon(&w).await && !soon(&w).await, "suspended");
+    w.trust.forget("studio").unwrap();
+    assert!(soon(&w).await, "forgotten");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_slow_disk_keeps_nobody_waiting() {
+    let dir = tempfile::tempdir().unwrap();
+    let pipe = dir.path().join("trust-work.json");
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status().unwrap();
+    assert!(made.success());
+    let w = World::kept(vec![person("studio", 2, 1)], Some(dir.path()));
+    let (trust, own) = (w.trust.clone(), w.me.own());
+    // Opening a pipe waits until somebody writes there.
+    let reader = std::thread::spawn(move || trust.enter(&control("work"), &own, None, URL, START));
+    let (trust, done) = (w.trust.clone(), std::sync::mpsc::channel());
+    std::thread::spawn(move || {
+        std::thread::sleep(std::time::Duration::from_millis(200));
+        trust.tick(START);
+        trust.suspensions_for(&w.node("studio").id());
+        done.0.send(()).unwrap();
+    });
+    let waited = done.1.recv_timeout(std::time::Duration::from_secs(20));
+    let before = reader.is_finished();
+    drop(fs::OpenOptions::new().write(true).open(&pipe).unwrap());
+    reader.join().unwrap();
+    assert!(waited.is_ok() && !before);
+}
+
+#[test]
 fn a_pin_that_is_over_does_not_hold_an_old_key() {
     let mut w = World::pinned(vec![person("studio", 2, 1), person("lost", 3, 1)]);
     let first = w.key();
