@@ -4,6 +4,15 @@
 //! name, a text for an mDNS announcement; or, of such a word, whose it is. To everybody else
 //! a tag is random: it holds nothing of a node, and none is like another, of another hour or
 //! of the same. A tag proves nothing (who heard one may repeat it); it only says whom to ask.
+//!
+//! A server name also holds the address that is called: a node shows its key before it knows
+//! who calls, and whoever was called at another address (after a false announcement, or as the
+//! next holder of an address) must not be shown that key by repeating the name to the node.
+//! What remains is who sits on the way to the right address itself (a false ARP answer): it may
+//! use a name before its owner's call arrives, and is shown the public key. It can do nothing
+//! with it but recognise that node's tags.
+
+use std::net::{IpAddr, SocketAddr};
 
 use ring::hmac;
 
@@ -20,19 +29,26 @@ const HOUR: u64 = 3600;
 /// What a tag is for: one for the one purpose never reads as one for the other.
 #[derive(Clone, Copy)]
 enum Use {
-    Sni,
+    /// Calling the node at this address.
+    Sni(SocketAddr),
     Announce,
 }
 
-/// The server name to call the holder of `server` by: one DNS label of 48 letters.
-pub fn sni(server: &PublicKey, now: Wall, nonce: Nonce) -> String {
-    write(Use::Sni, server, hour(now), nonce)
+/// The server name to call the holder of `server` by at `to`: one DNS label of 48 letters.
+pub fn sni(server: &PublicKey, to: SocketAddr, now: Wall, nonce: Nonce) -> String {
+    write(Use::Sni(to), server, hour(now), nonce)
 }
 
-/// Which of our own keys a server name calls, in this hour or the one before or after.
-pub fn of_sni(name: &str, own: &[PublicKey], now: Wall) -> Option<(PublicKey, Nonce)> {
+/// Which of our own keys a server name calls at our address `at`, in this hour or the one
+/// before or after.
+pub fn of_sni(
+    name: &str,
+    own: &[PublicKey],
+    at: SocketAddr,
+    now: Wall,
+) -> Option<(PublicKey, Nonce)> {
     let tag = read(name)?;
-    own.iter().find(|key| is(Use::Sni, &tag, key, now)).map(|key| (*key, tag.0))
+    own.iter().find(|key| is(Use::Sni(at), &tag, key, now)).map(|key| (*key, tag.0))
 }
 
 /// What the holder of `own` announces itself by in this hour.
@@ -52,10 +68,18 @@ fn hour(now: Wall) -> u64 {
 
 fn code(usage: Use, key: &PublicKey, hour: u64, nonce: Nonce) -> [u8; CODE] {
     let mut by = hmac::Context::with_key(&hmac::Key::new(hmac::HMAC_SHA256, key.bytes()));
-    by.update(match usage {
-        Use::Sni => b"tailherd server name\0",
-        Use::Announce => b"tailherd announcement\0",
-    });
+    match usage {
+        Use::Sni(to) => {
+            by.update(b"tailherd server name\0");
+            let ip = match to.ip().to_canonical() {
+                IpAddr::V4(ip) => ip.to_ipv6_mapped(),
+                IpAddr::V6(ip) => ip,
+            };
+            by.update(&ip.octets());
+            by.update(&to.port().to_be_bytes());
+        }
+        Use::Announce => by.update(b"tailherd announcement\0"),
+    }
     by.update(&hour.to_be_bytes());
     by.update(&nonce);
     let whole = by.sign();
@@ -108,6 +132,8 @@ mod tests {
 
     const NOW: Wall = Wall(1_795_262_400);
     const NONCE: Nonce = [9; 8];
+    const HERE: SocketAddr =
+        SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::new(192, 168, 1, 20)), 11436);
 
     fn key(n: u8) -> PublicKey {
         PublicKey::new([n; 32])
@@ -122,7 +148,7 @@ mod tests {
         #[track_caller]
         fn check(hours: i64, ours: bool) {
             let own = [key(1), key(2)];
-            let found = of_sni(&sni(&key(2), NOW, NONCE), &own, at(hours));
+            let found = of_sni(&sni(&key(2), HERE, NOW, NONCE), &own, HERE, at(hours));
             assert_eq!(found, ours.then_some((key(2), NONCE)), "name, {hours} h");
             let known = [("a", key(1)), ("b", key(2))];
             let found = recognise(&announce(&key(2), NOW, NONCE), &known, at(hours));
@@ -138,17 +164,36 @@ mod tests {
 
     #[test]
     fn a_tag_of_another_key_or_purpose_is_not_ours() {
-        assert_eq!(of_sni(&sni(&key(3), NOW, NONCE), &[key(1), key(2)], NOW), None);
-        assert_eq!(of_sni(&sni(&key(1), NOW, NONCE), &[], NOW), None);
-        assert_eq!(of_sni(&announce(&key(1), NOW, NONCE), &[key(1)], NOW), None);
-        assert_eq!(recognise(&sni(&key(1), NOW, NONCE), &[((), key(1))], NOW), None);
+        assert_eq!(of_sni(&sni(&key(3), HERE, NOW, NONCE), &[key(1), key(2)], HERE, NOW), None);
+        assert_eq!(of_sni(&sni(&key(1), HERE, NOW, NONCE), &[], HERE, NOW), None);
+        assert_eq!(of_sni(&announce(&key(1), NOW, NONCE), &[key(1)], HERE, NOW), None);
+        assert_eq!(recognise(&sni(&key(1), HERE, NOW, NONCE), &[((), key(1))], NOW), None);
+    }
+
+    #[test]
+    fn a_server_name_calls_at_one_address_and_cannot_be_repeated_at_another() {
+        let own = [key(1)];
+        let name = sni(&key(1), HERE, NOW, NONCE);
+        for (at, ours) in [
+            ("192.168.1.20:11436", true),
+            ("[::ffff:192.168.1.20]:11436", true),
+            ("192.168.1.21:11436", false),
+            ("192.168.1.20:11437", false),
+            ("[fd12::20]:11436", false),
+        ] {
+            let found = of_sni(&name, &own, at.parse().unwrap(), NOW);
+            assert_eq!(found, ours.then_some((key(1), NONCE)), "{at}");
+        }
     }
 
     #[test]
     fn a_name_that_is_no_tag_calls_nobody() {
-        let tag = sni(&key(1), NOW, NONCE);
+        let tag = sni(&key(1), HERE, NOW, NONCE);
         let own = [key(1)];
-        assert!(of_sni(&tag.to_uppercase(), &own, NOW).is_some(), "DNS does not tell case apart");
+        assert!(
+            of_sni(&tag.to_uppercase(), &own, HERE, NOW).is_some(),
+            "DNS does not tell case apart"
+        );
         for name in [
             "",
             "localhost",
@@ -160,14 +205,14 @@ mod tests {
             &format!("é{}", &tag[2..]),
             &"\u{430}".repeat(24),
         ] {
-            assert_eq!(of_sni(name, &own, NOW), None, "{name}");
+            assert_eq!(of_sni(name, &own, HERE, NOW), None, "{name}");
         }
     }
 
     #[test]
     fn a_tag_is_a_name_that_tls_sends() {
         for nonce in 0..=255 {
-            let name = sni(&key(1), NOW, [nonce; 8]);
+            let name = sni(&key(1), HERE, NOW, [nonce; 8]);
             assert!(name.len() == 48 && name.bytes().all(|b| b.is_ascii_lowercase()), "{name}");
             assert!(matches!(ServerName::try_from(name), Ok(ServerName::DnsName(_))));
         }
@@ -186,8 +231,8 @@ mod tests {
         for hour in 0..72_u8 {
             let random = Sha256::digest([hour]);
             let [called, again, said] = [0, 8, 16].map(|at| nonce(&random[at..at + 8]));
-            look(sni(&key(1), at(hour.into()), called));
-            look(sni(&key(1), at(hour.into()), again));
+            look(sni(&key(1), HERE, at(hour.into()), called));
+            look(sni(&key(1), HERE, at(hour.into()), again));
             look(announce(&key(1), at(hour.into()), said));
         }
     }
@@ -198,7 +243,7 @@ mod tests {
         let codes: HashSet<_> = (0..48)
             .flat_map(|hour| {
                 [1, 2]
-                    .map(|k| code(sni(&key(k), at(hour), NONCE)))
+                    .map(|k| code(sni(&key(k), HERE, at(hour), NONCE)))
                     .into_iter()
                     .chain([1, 2].map(|k| code(announce(&key(k), at(hour), NONCE))))
             })
@@ -211,9 +256,9 @@ mod tests {
 
         #[test]
         fn no_text_breaks_the_reader(text in "\\PC{0,60}", letters in "[a-p]{48}") {
-            prop_assert_eq!(of_sni(&text, &[key(1)], NOW), None);
+            prop_assert_eq!(of_sni(&text, &[key(1)], HERE, NOW), None);
             prop_assert_eq!(recognise(&text, &[((), key(1))], NOW), None);
-            prop_assert_eq!(of_sni(&letters, &[key(1)], NOW), None);
+            prop_assert_eq!(of_sni(&letters, &[key(1)], HERE, NOW), None);
         }
 
         #[test]
@@ -221,11 +266,11 @@ mod tests {
             bytes: [u8; 32], other: [u8; 32], nonce: Nonce, time: u64, late in 0..3600_u64,
         ) {
             let (own, now) = (PublicKey::new(bytes), Wall(time));
-            let name = sni(&own, now, nonce);
-            prop_assert_eq!(of_sni(&name, &[own], Wall(time.saturating_add(late))), Some((own, nonce)));
-            prop_assert_eq!(of_sni(&name, &[own], Wall(time.saturating_sub(late))), Some((own, nonce)));
+            let name = sni(&own, HERE, now, nonce);
+            prop_assert_eq!(of_sni(&name, &[own], HERE, Wall(time.saturating_add(late))), Some((own, nonce)));
+            prop_assert_eq!(of_sni(&name, &[own], HERE, Wall(time.saturating_sub(late))), Some((own, nonce)));
             prop_assume!(bytes != other);
-            prop_assert_eq!(of_sni(&name, &[PublicKey::new(other)], now), None);
+            prop_assert_eq!(of_sni(&name, &[PublicKey::new(other)], HERE, now), None);
         }
     }
 }

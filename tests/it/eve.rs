@@ -111,11 +111,11 @@ impl<'a> Eve<'a> {
         to: &Node,
         key: PublicKey,
     ) -> io::Result<TlsStream<TcpStream>> {
-        let at = SocketAddr::new(to.lan().unwrap().addr().into(), 11436);
-        let at = self.node.lan().unwrap().reach(ListenerKind::Lan, at);
+        let called = SocketAddr::new(to.lan().unwrap().addr().into(), 11436);
+        let at = self.node.lan().unwrap().reach(ListenerKind::Lan, called);
         let tcp = TcpStream::connect(at).await?;
         let config = tls::client(self.ring.own(), key).unwrap();
-        let name = ServerName::try_from(tag::sni(&key, now(), rand::random())).unwrap();
+        let name = ServerName::try_from(tag::sni(&key, called, now(), rand::random())).unwrap();
         let mut io = TlsConnector::from(config).connect(name, tcp).await?;
         // A server that refuses our key says so only after our part of the handshake.
         let first = tokio::time::timeout(Duration::from_millis(100), io.read_u8()).await;

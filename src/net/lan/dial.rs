@@ -68,7 +68,7 @@ impl Dialler {
         let stream = self.tcp(&link, addr, limit).await?;
         let handshake = |source| ConnectError::Handshake { to: addr, source };
         let config = tls::client(&own, key).map_err(|e| handshake(io::Error::other(e)))?;
-        let name = tag::sni(&key, super::now(), rand::random());
+        let name = tag::sni(&key, addr, super::now(), rand::random());
         let name = ServerName::try_from(name)
             .map_err(|e| handshake(io::Error::new(io::ErrorKind::InvalidInput, e)))?;
         let socket = socket_of(&stream).map_err(handshake)?;

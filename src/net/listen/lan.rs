@@ -178,13 +178,15 @@ impl Front {
         arrival: Arrival,
         link: LanLink,
     ) -> impl Future<Output = Option<LanAccepted>> + Send + 'static {
-        let Arrival { stream, local, remote, .. } = arrival;
+        let Arrival { stream, local, remote, wanted } = arrival;
         let (lan, trust) = (self.lan.clone(), self.trust.clone());
         let (limit, every) = (self.limit, self.every);
         let (tags, places) = (Arc::clone(&self.tags), Arc::clone(&self.places));
         async move {
             let socket = socket_of(&stream).ok()?;
-            let shaken = tls::pinned(stream, &trust, |nonce| tags.lock().is_fresh(nonce));
+            // The listener is bound to that one address, so that is what was called (`local` is
+            // where a demo's listener really is).
+            let shaken = tls::pinned(stream, wanted, &trust, |nonce| tags.lock().is_fresh(nonce));
             let (stream, key) = match timeout(limit, shaken).await.ok()? {
                 Ok(shaken) => shaken,
                 Err(error) => {

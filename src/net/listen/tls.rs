@@ -5,6 +5,7 @@
 //! that only its pinned peers can make.
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -46,10 +47,12 @@ pub async fn tls_hello(
     Ok((Box::new(stream), key))
 }
 
-/// A handshake on the local network with a peer whose pin lives. `fresh` says whether a tag's
-/// random part is seen for the first time: one that was overheard calls nobody.
+/// A handshake on the local network with a peer whose pin lives. `at` is our address there, by
+/// which the peer has to mean us: a tag that was said elsewhere calls nobody here. `fresh` says
+/// whether a tag's random part is seen for the first time: one that was overheard does neither.
 pub(super) async fn pinned(
     mut stream: TcpStream,
+    at: SocketAddr,
     trust: &Trust,
     fresh: impl FnOnce(tag::Nonce) -> bool,
 ) -> io::Result<(TlsStream<TcpStream>, PublicKey)> {
@@ -58,7 +61,7 @@ pub(super) async fn pinned(
     let ring = trust.view().ring.clone().ok_or_else(|| refuse("this node has no key"))?;
     let keys: Vec<PublicKey> = ring.all().map(|own| own.key()).collect();
     let hello = accepted.client_hello();
-    let tag = hello.server_name().and_then(|name| tag::of_sni(name, &keys, lan::now()));
+    let tag = hello.server_name().and_then(|name| tag::of_sni(name, &keys, at, lan::now()));
     let (key, nonce) = tag.ok_or_else(|| refuse("it does not call this node"))?;
     if !fresh(nonce) {
         return Err(refuse("its tag was used before"));

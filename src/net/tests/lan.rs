@@ -218,14 +218,19 @@ async fn strangers_get_no_byte() {
     let mut home = home().await;
     let (desk, me) = (home.desk.key(), &home.me);
     let another = peer("another", 9);
-    let other_tag = tag::sni(&another.key(), lan::now(), [1; 8]);
-    let mine = tag::sni(&me.key(), lan::now(), [1; 8]);
+    let here = DESK.parse().unwrap();
+    let other_tag = tag::sni(&another.key(), here, lan::now(), [1; 8]);
+    let mine = tag::sni(&me.key(), here, lan::now(), [1; 8]);
+    let said_to = |at: &str| tag::sni(&desk, at.parse().unwrap(), lan::now(), [2; 8]);
     for (what, bytes) in [
         ("plain HTTP", b"GET /mesh/v1/ping HTTP/1.1\r\nHost: desk\r\n\r\n".to_vec()),
         ("nonsense", vec![0x16; 40]),
         ("a name of DNS", client_hello(me, desk, "desk.example.com")),
         ("another node's tag", client_hello(me, desk, &other_tag)),
         ("the caller's own tag", client_hello(me, desk, &mine)),
+        ("said to another device", client_hello(me, desk, &said_to("10.99.0.9:11436"))),
+        ("said to another port", client_hello(me, desk, &said_to("10.99.0.2:11437"))),
+        ("said to where it really is", client_hello(me, desk, &said_to(&home.at.to_string()))),
     ] {
         let mut stream = TcpStream::connect(home.at).await.unwrap();
         stream.write_all(&bytes).await.unwrap();
@@ -241,7 +246,7 @@ async fn strangers_get_no_byte() {
     stream.write_all(&bytes).await.unwrap();
     assert_eq!(answered(&mut stream).await, b"");
     // Of the right tag the first use is answered, and a recording of it is not.
-    let right = client_hello(me, desk, &tag::sni(&desk, lan::now(), [7; 8]));
+    let right = client_hello(me, desk, &tag::sni(&desk, here, lan::now(), [7; 8]));
     for (what, silent) in [("first", false), ("recorded", true)] {
         let mut stream = TcpStream::connect(home.at).await.unwrap();
         stream.write_all(&right).await.unwrap();
@@ -257,7 +262,7 @@ async fn a_key_without_a_live_pin_is_refused() {
     stranger.pin(&home.desk);
     let own = stranger.trust.view().ring.as_ref().unwrap().own().clone();
     for who in [own, home.me.trust.view().ring.as_ref().unwrap().own().clone()] {
-        let tag = tag::sni(&home.desk.key(), lan::now(), rand::random());
+        let tag = tag::sni(&home.desk.key(), DESK.parse().unwrap(), lan::now(), rand::random());
         let stream = TcpStream::connect(home.at).await.unwrap();
         let config = tls::client(&who, home.desk.key()).unwrap();
         let name = ServerName::try_from(tag).unwrap();

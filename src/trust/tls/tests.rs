@@ -307,15 +307,16 @@ async fn the_name_that_is_called_says_which_of_our_keys_is_known() {
     let first = ring.current();
     ring.rotate(Wall(700_000)).unwrap();
     let now = Wall(700_100);
+    let at = "10.0.0.2:11436".parse().unwrap();
     for known in [first, ring.current()] {
-        let name = tag::sni(&known, now, [7; 8]);
+        let name = tag::sni(&known, at, now, [7; 8]);
         let (near, far) = duplex(64 * 1024);
         let connector = TlsConnector::from(client(&here, known).unwrap());
         let answer = async {
             let idle = tokio_rustls::LazyConfigAcceptor::new(Default::default(), far).await?;
             let called = idle.client_hello().server_name().unwrap().to_owned();
             let own: Vec<_> = ring.all().map(Own::key).collect();
-            let (key, nonce) = tag::of_sni(&called, &own, now).unwrap();
+            let (key, nonce) = tag::of_sni(&called, &own, at, now).unwrap();
             assert_eq!((key, nonce), (known, [7; 8]));
             let config = server(ring.find(&key).unwrap(), only(here.key())).unwrap();
             idle.into_stream(config).await
@@ -367,7 +368,7 @@ async fn heard(name: &str, client: Arc<ClientConfig>, server: Arc<ServerConfig>)
 async fn who_listens_sees_no_key_and_no_name() {
     let (here, there) = (own(), own());
     let holds = |heard: &[u8], what: &[u8]| heard.windows(what.len()).any(|w| w == what);
-    let name = tag::sni(&there.key(), Wall(9), [1; 8]);
+    let name = tag::sni(&there.key(), "10.0.0.2:11436".parse().unwrap(), Wall(9), [1; 8]);
     let pinned = client(&here, there.key()).unwrap();
     let bytes = heard(&name, pinned, server(&there, only(here.key())).unwrap()).await;
     assert!(holds(&bytes, name.as_bytes()), "the tag is what is seen");
