@@ -192,6 +192,12 @@ class Wire(threading.Thread):
         return self.frames
 
 
+def knocks(frames, node, other):
+    """Connections that a node asked for at another's LAN port."""
+    first = lambda f: f.kind == 0x0800 and f.proto == 6 and f.raw[14 + (f.raw[14] & 15) * 4 + 13] & 0x12 == 2
+    return sum(f.of == LAN[node] and f.to == LAN[other] and f.dport == LAN_PORT and first(f) for f in frames)
+
+
 def mac(node):
     return json.loads(ctl("exec", node, "ip", "-j", "link", "show", "eth0").stdout)[0]["address"]
 

@@ -47,7 +47,7 @@ soon_online() {
 
 ladder_whole() {
   local n
-  for n in laptop desk attic; do wait_for 30 "$n lists the others" lists "$n" mine second third tiny; done
+  for n in laptop desk attic; do wait_for 60 "$n lists the others" lists "$n" mine second third tiny; done
   wait_for 30 "colleague lists gpu" lists colleague theirs tiny
 }
 
