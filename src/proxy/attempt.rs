@@ -172,10 +172,20 @@ pub(crate) async fn attempt(
         if fail.reason == Reason::SlowConnect {
             late.push(path);
         }
+        let stranded = fail.reason == Reason::UseTailnet && !others && late.is_empty();
         let again =
             !fail.was_sent() || (ask.held.replayable() && !ask.asked.route.op.is_never_retried());
         if !ways.failed(&px.directory, path, fail.reason) || !again {
             return Err(fail);
+        }
+        if stranded
+            && !ways.more()
+            && let Some(path) = way::called(px, &offer.node).await
+        {
+            let (head, first, body) = on_path(px, ask, offer, &path, None).await?;
+            let (path, waited) = (Some(Arc::clone(&path.cell)), Duration::ZERO);
+            let ticket = None;
+            return Ok(Accepted { head, first, body, inflight, ticket, path, started, waited });
         }
         if !ways.more() && (others || late.is_empty()) {
             // Another candidate comes first, and then perhaps this one again.

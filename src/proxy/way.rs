@@ -95,6 +95,32 @@ pub(crate) fn refusal(node: NodeKind, head: &Parts) -> Option<Reason> {
     }
 }
 
+/// The way over the tailnet to which a node called us, once there is one: after a start without
+/// any tailnet none was ever known, and it takes a look at the node to find it.
+pub(crate) async fn called(px: &Proxy, node: &Node) -> Option<Arc<Path>> {
+    let mut changed = px.directory.changed();
+    let known = || {
+        let snapshot = px.directory.load();
+        let node = snapshot.nodes.iter().find(|n| n.id == node.id)?;
+        let way = |path: &&Arc<Path>| path.kind == PathKind::Tailnet && path.cell.is_alive();
+        node.paths.iter().find(way).cloned()
+    };
+    let found = async {
+        loop {
+            px.directory.look_at(&node.id, Look::Failed);
+            if let Some(path) = known() {
+                return Some(path);
+            }
+            // A look that came too early is made again.
+            let again = px.timing.tailnet_poll / 2;
+            if let Ok(Err(_)) = timeout(again, changed.changed()).await {
+                return None;
+            }
+        }
+    };
+    timeout(px.timing.connect_tailnet, found).await.ok().flatten()
+}
+
 /// How long a connect may take while something else is left to try: on a path that answered
 /// lately it should be quick, and one that is thought dead gets no more.
 pub(crate) fn race(px: &Proxy, path: &Path) -> Option<Duration> {
