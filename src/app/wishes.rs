@@ -16,8 +16,8 @@ impl App {
     pub async fn obey(&self, wish: Wish) -> Said {
         match wish {
             Wish::TrustAccept(name) => self.trust_accept(&name).await,
-            Wish::TrustForget(name) => self.trust_forget(&name),
-            Wish::TrustAdd(add) => self.trust_add(add),
+            Wish::TrustForget(name) => self.trust_forget(&name).await,
+            Wish::TrustAdd(add) => self.trust_add(add).await,
             Wish::TrustList => Said::Pins(pins::rows(&self.trust.view(), now())),
             Wish::TrustExport => export(&self.trust),
             Wish::LanAllow { seconds } => self.lan_allow(seconds),
@@ -25,34 +25,38 @@ impl App {
         }
     }
 
-    /// A node that waits, or a key that changed: whichever of the two the name means.
+    /// A node that waits, or a key that changed: whichever of the two the name means, or both.
     async fn trust_accept(&self, name: &str) -> Said {
         let node = self.discovery.accept(name).await;
         let key = self.trust.accept(name);
-        if let Ok(name) = &key {
-            return self.done(format!("{name}'s new key is taken for its own"));
+        if let Some(text) = accepted(node.as_ref().ok(), key.as_ref().ok()) {
+            return if key.is_ok() { self.kept(text).await } else { Said::Done(text) };
         }
         match (node, key) {
-            (Ok(node), _) => Said::Done(format!("{node} is accepted")),
-            (Err(_), Err(error @ (PinError::Taken(_) | PinError::Nothing(_)))) => failed(&error),
+            (_, Err(error @ (PinError::Taken(_) | PinError::Nothing(_)))) => failed(&error),
             (Err(error), _) => failed(&error),
+            (Ok(node), _) => Said::Done(node.to_string()),
         }
     }
 
-    fn trust_forget(&self, name: &str) -> Said {
+    async fn trust_forget(&self, name: &str) -> Said {
         match self.trust.forget(name) {
-            Ok(name) => self.done(format!(
-                "{name}'s key is forgotten; it is pinned anew when it says hello over the tailnet"
-            )),
+            Ok(name) => {
+                let text = format!(
+                    "{name}'s key is forgotten; it is pinned anew when it says hello over the \
+                     tailnet"
+                );
+                self.kept(text).await
+            }
             Err(error) => failed(&error),
         }
     }
 
-    fn trust_add(&self, add: AddKey) -> Said {
+    async fn trust_add(&self, add: AddKey) -> Said {
         let AddKey { name, key, verbs, models, seconds, addrs } = add;
         let until = now() + Duration::from_secs(seconds);
         match self.trust.add(&name, key, ByHand { verbs, models, until }, &addrs, now()) {
-            Ok(name) => self.done(self.added(&name)),
+            Ok(name) => self.kept(self.added(&name)).await,
             Err(error) => failed(&error),
         }
     }
@@ -94,6 +98,15 @@ impl App {
         self.done(format!("the local network of {} is allowed {long}", devices.join(", ")))
     }
 
+    /// Done, and on the disk before it is said, so that no crash undoes it.
+    async fn kept(&self, text: String) -> Said {
+        match pins::save(&self.trust).await {
+            None => self.done(text),
+            Some(error) => self
+                .done(format!("{text}; that could not be saved yet, and is tried again: {error}")),
+        }
+    }
+
     fn done(&self, text: String) -> Said {
         tracing::info!("by a person: {text}");
         self.events.note("trust", text.clone());
@@ -109,10 +122,39 @@ pub fn export(trust: &crate::trust::Trust) -> Said {
     }
 }
 
+/// What was accepted: a node that waited, a changed key.
+fn accepted(node: Option<&NodeName>, key: Option<&NodeName>) -> Option<String> {
+    let node = node.map(|node| format!("{node} is accepted"));
+    let key = key.map(|key| format!("{key}'s new key is taken for its own"));
+    match (node, key) {
+        (Some(node), Some(key)) => Some(format!("{node}, and {key}")),
+        (node, key) => node.or(key),
+    }
+}
+
 fn failed(error: &impl std::fmt::Display) -> Said {
     Said::Failed(error.to_string())
 }
 
 fn now() -> Wall {
     Wall::of(SystemTime::now())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_that_a_name_accepted_is_said() {
+        let name = NodeName::from_dns("gpu");
+        for (node, key, expect) in [
+            (false, false, None),
+            (true, false, Some("gpu is accepted")),
+            (false, true, Some("gpu's new key is taken for its own")),
+            (true, true, Some("gpu is accepted, and gpu's new key is taken for its own")),
+        ] {
+            let said = accepted(node.then_some(&name), key.then_some(&name));
+            assert_eq!(said.as_deref(), expect);
+        }
+    }
 }
