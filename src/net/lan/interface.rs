@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
@@ -80,6 +81,8 @@ pub(in crate::net) struct Machine {
     interfaces: PathBuf,
     tables: PathBuf,
     memory: Mutex<Memory>,
+    /// What was read last: an error of a moment must not cut what runs.
+    last: Mutex<Vec<Interface>>,
 }
 
 impl Default for Machine {
@@ -88,6 +91,7 @@ impl Default for Machine {
             interfaces: PathBuf::from("/sys/class/net"),
             tables: PathBuf::from("/proc/net"),
             memory: Mutex::default(),
+            last: Mutex::default(),
         }
     }
 }
@@ -95,7 +99,7 @@ impl Default for Machine {
 impl Machine {
     /// The addresses of all devices that are up. Reads a few small files.
     pub(in crate::net) fn read(&self) -> Vec<Interface> {
-        let all = if_addrs::get_if_addrs().unwrap_or_default();
+        let Ok(all) = if_addrs::get_if_addrs() else { return self.last.lock().clone() };
         let up = all.into_iter().filter(|i| {
             !matches!(
                 i.oper_status,
@@ -106,8 +110,20 @@ impl Machine {
     }
 
     fn described(&self, addresses: Vec<if_addrs::Interface>) -> Vec<Interface> {
-        let read = |name: &str| fs::read_to_string(self.tables.join(name)).unwrap_or_default();
-        let (routes, arp) = (tables::routes(&read("route")), read("arp"));
+        let mut last = self.last.lock();
+        if let Ok(found) = self.try_described(&addresses) {
+            *last = found;
+        }
+        last.clone()
+    }
+
+    fn try_described(&self, addresses: &[if_addrs::Interface]) -> io::Result<Vec<Interface>> {
+        let read = |name: &str| match fs::read_to_string(self.tables.join(name)) {
+            // Not every system has them.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
+            read => read,
+        };
+        let (routes, arp) = (tables::routes(&read("route")?), read("arp")?);
         let carries_tailnet = |name: &str| {
             addresses.iter().any(|other| other.name == name && is_tailnet_range(other.ip()))
         };
@@ -154,7 +170,7 @@ impl Machine {
             })
             .collect();
         *memory = fresh;
-        found
+        Ok(found)
     }
 
     #[cfg(any(target_os = "linux", target_os = "android"))]
@@ -200,7 +216,8 @@ IP address       HW type     Flags       HW address            Mask     Device
         fs::create_dir_all(at.join("proc")).unwrap();
         fs::write(at.join("proc/route"), ROUTES).unwrap();
         fs::write(at.join("proc/arp"), HEARD).unwrap();
-        Machine { interfaces: at.join("sys"), tables: at.join("proc"), memory: Mutex::default() }
+        let (interfaces, tables) = (at.join("sys"), at.join("proc"));
+        Machine { interfaces, tables, ..Machine::default() }
     }
 
     fn address(name: &str, ip: [u8; 4], prefixlen: u8) -> if_addrs::Interface {
@@ -258,6 +275,25 @@ IP address       HW type     Flags       HW address            Mask     Device
                 assert_eq!(link(home()), None, "{what}");
             }
         }
+    }
+
+    #[test]
+    fn tables_that_cannot_be_read_for_a_moment_change_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let machine = machine(dir.path());
+        let home = || vec![address("wlan0", [192, 168, 1, 10], 24)];
+        let before = machine.described(home());
+        for table in ["route", "arp"] {
+            let table = dir.path().join("proc").join(table);
+            let text = fs::read_to_string(&table).unwrap();
+            fs::remove_file(&table).unwrap();
+            fs::create_dir(&table).unwrap();
+            assert_eq!(machine.described(home()), before);
+            fs::remove_dir(&table).unwrap();
+            fs::write(&table, text).unwrap();
+        }
+        fs::write(dir.path().join("proc/arp"), SILENT).unwrap();
+        assert_eq!(machine.described(home()), before, "the gateway is still remembered");
     }
 
     #[test]
