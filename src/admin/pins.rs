@@ -105,6 +105,7 @@ mod tests {
             expired: false,
             ephemeral: false,
             port: 11436,
+            hints: Default::default(),
             lan: vec!["192.168.1.9".parse().unwrap()],
             tailnet: Vec::new(),
             grants: Vec::new(),

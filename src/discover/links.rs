@@ -220,7 +220,7 @@ impl Links {
         let whose = tag::recognise(&heard.tag, &known, now).and_then(|i| known.get(i));
         if let Some((node, _)) = whose {
             tracing::debug!(%node, %addr, "announced on the local network");
-            self.trust.address(node, addr);
+            self.trust.announced(node, addr);
         }
     }
 

@@ -128,8 +128,8 @@ impl Mesh {
         let Some(pin) = known.live_key(key, say::now()) else {
             return no(StatusCode::FORBIDDEN, "no pin that may be used has this key");
         };
-        learn(parts, pin, &said.lan);
         let node = pin.node.clone();
+        parts.trust.told_addresses(&node, &said.lan, say::now());
         self.told(&node, &said.departed);
         let departed = parts.trust.suspensions_for(&node);
         let lan = say::addresses(&parts.lan.borrow());
@@ -177,13 +177,6 @@ impl Mesh {
         // (Callers are nodes of the tailnet, so there are not many.)
         said.insert(id.clone(), text.to_owned());
         true
-    }
-}
-
-/// Takes in the addresses a peer says it has; those that are known keep their place.
-pub(super) fn learn(parts: &super::Parts, pin: &crate::trust::Pin, lan: &[IpAddr]) {
-    for address in lan.iter().filter(|address| !pin.lan.contains(address)).rev() {
-        parts.trust.address(&pin.node, *address);
     }
 }
 

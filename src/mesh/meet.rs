@@ -13,7 +13,6 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::call::{CallError, Line};
-use super::greet::learn;
 use super::{Guard, Parts, say};
 use crate::api::hello::{Admit, MEET, MeetAnswer, MeetSay};
 use crate::directory::{Event, PathCell, Peer};
@@ -67,8 +66,8 @@ fn ways(peers: &[Peer], known: &View, lan: &LanView, now: Wall) -> BTreeSet<Way>
     for peer in peers {
         let Some(pin) = known.live(&peer.who.id, now) else { continue };
         let port = known.port(pin);
-        for address in pin.lan.iter().filter(|address| lan.allows(**address).is_ok()) {
-            ways.insert((pin.node.clone(), SocketAddr::new(*address, port), pin.key));
+        for address in pin.addresses(|address| lan.allows(address).is_ok()) {
+            ways.insert((pin.node.clone(), SocketAddr::new(address, port), pin.key));
         }
     }
     ways
@@ -76,7 +75,14 @@ fn ways(peers: &[Peer], known: &View, lan: &LanView, now: Wall) -> BTreeSet<Way>
 
 struct Running {
     parts: Parts,
-    ways: HashMap<Way, Guard>,
+    ways: HashMap<Way, Kept>,
+}
+
+/// A way that is kept.
+struct Kept {
+    /// Whether the directory was seen to have it.
+    shown: bool,
+    _task: Guard,
 }
 
 impl Running {
@@ -89,15 +95,24 @@ impl Running {
             // (Its task is ended, so nobody touches the cell any more.)
             self.parts.directory.send(Event::NoWay { node, dial });
         }
+        let snapshot = self.parts.directory.load();
         for way in wanted {
-            if !self.ways.contains_key(way) {
-                let (node, addr, key) = way.clone();
-                let dial = Dial::Lan { addr, key };
-                let event =
-                    Event::Way { node: node.clone(), dial: dial.clone(), prefix: "".into() };
-                self.parts.directory.send(event);
-                let meeting = Meeting::new(self.parts.clone(), node, dial);
-                self.ways.insert(way.clone(), Guard(tokio::spawn(meeting.run())));
+            let (node, addr, key) = way.clone();
+            let dial = Dial::Lan { addr, key };
+            let shown =
+                snapshot.ways.get(&node).is_some_and(|ways| ways.iter().any(|w| w.dial == dial));
+            // A node that went and came again has lost its ways, and what they were measured by.
+            if !shown {
+                let (node, dial) = (node.clone(), dial.clone());
+                self.parts.directory.send(Event::Way { node, dial, prefix: "".into() });
+            }
+            match self.ways.get_mut(way) {
+                Some(kept) if shown || !kept.shown => kept.shown = shown,
+                _ => {
+                    let meeting = Meeting::new(self.parts.clone(), node, dial);
+                    let kept = Kept { shown, _task: Guard(tokio::spawn(meeting.run())) };
+                    self.ways.insert(way.clone(), kept);
+                }
             }
         }
     }
@@ -185,12 +200,14 @@ impl Meeting {
             departed: self.parts.trust.suspensions_for(&self.node),
             lan: say::addresses(&self.parts.lan.borrow()),
         };
+        // It may have to ping us before it answers, and not longer.
+        let limit = self.parts.timing.lan_ping + self.parts.timing.connect_lan;
         // A kept connection may have been closed by the other side meanwhile.
         if let Some(line) = &mut self.line
             && line.is_open()
         {
             let began = Instant::now();
-            match line.ask(MEET, &say, self.parts.timing.hello_limit).await {
+            match line.ask(MEET, &say, limit).await {
                 Ok(answer) => return Ok((answer, began.elapsed())),
                 Err(CallError::Broke(_)) => {}
                 Err(error) => {
@@ -203,13 +220,15 @@ impl Meeting {
         let io = self.parts.connector.connect(&self.node, &self.dial).await?;
         let mut line = Line::open(io).await?;
         let began = Instant::now();
-        let answer = line.ask(MEET, &say, self.parts.timing.hello_limit).await?;
+        let answer = line.ask(MEET, &say, limit).await?;
         self.line = Some(line);
         Ok((answer, began.elapsed()))
     }
 
-    fn take_in(&self, met: Result<(MeetAnswer, Duration), Missed>) {
+    fn take_in(&mut self, met: Result<(MeetAnswer, Duration), Missed>) {
         let parts = &self.parts;
+        // (It is another one after the node has gone and come again.)
+        self.cell = parts.directory.path(&self.node, &self.dial);
         let changed = match met {
             Ok((answer, rtt)) => {
                 let changed = match answer.admit {
@@ -244,14 +263,15 @@ impl Meeting {
         let parts = &self.parts;
         let known = parts.trust.view();
         let Some(pin) = known.live(&self.node, say::now()) else { return };
-        learn(parts, pin, &answer.lan);
-        // Where it answered comes first.
+        // Where it answered comes first, unless it still has the one that does.
         if let Dial::Lan { addr, .. } = self.dial
-            && !pin.lan.first().is_some_and(|first| answer.lan.contains(first))
             && pin.lan.first() != Some(&addr.ip())
+            && (!pin.lan.contains(&addr.ip())
+                || !pin.lan.first().is_some_and(|first| answer.lan.contains(first)))
         {
             parts.trust.address(&self.node, addr.ip());
         }
+        parts.trust.told_addresses(&self.node, &answer.lan, say::now());
         if !answer.departed.is_empty() {
             let steps = parts.trust.told_suspended(&self.node, &answer.departed, say::now());
             say::tell(&parts.events, steps);

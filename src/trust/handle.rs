@@ -29,7 +29,7 @@ use super::hello::{Heard, Hello, HelloRefused};
 use super::keys::{KeyFault, Ring};
 use super::netmap::Netmap;
 use super::person::PinError;
-use super::pins::{Bounds, ByHand, Own, Step};
+use super::pins::{Bounds, ByHand, Own, Pin, Step};
 use super::store;
 use super::view::View;
 use crate::api::hello::Departed;
@@ -302,6 +302,24 @@ impl Trust {
     /// A node was met at this address on a local network.
     pub fn address(&self, node: &NodeId, address: IpAddr) {
         self.change(|open| open.book.address(node, address));
+    }
+
+    /// Somebody announced a node at this address on a local network. Nothing to be written.
+    pub fn announced(&self, node: &NodeId, address: IpAddr) {
+        self.hint(node, |pin| pin.announced_at(address));
+    }
+
+    /// A node named its addresses on the local network. Nothing to be written.
+    pub fn told_addresses(&self, node: &NodeId, addresses: &[IpAddr], now: Wall) {
+        self.hint(node, |pin| pin.told(addresses, now));
+    }
+
+    fn hint(&self, node: &NodeId, f: impl FnOnce(&mut Pin) -> bool) {
+        let mut state = self.0.state.lock();
+        let pins = state.open.as_mut().map(|open| &mut open.book.pins);
+        if pins.and_then(|pins| pins.iter_mut().find(|p| p.node == *node)).is_some_and(f) {
+            self.show(&state);
+        }
     }
 
     /// What the device behind `to` is to be told of nodes that left the tailnet.

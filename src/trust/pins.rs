@@ -9,11 +9,18 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::hello::is_local;
 use crate::config::Config;
 use crate::types::{ControlId, NodeId, NodeName, Principal, PublicKey, Verb, Wall};
 
 /// Most addresses on local networks that are kept of a node.
 pub(super) const MAX_ADDRESSES: usize = 8;
+
+/// Most addresses of a node that were only announced.
+const MAX_ANNOUNCED: usize = 2;
+
+/// How long it takes until a node may name other addresses on the local network.
+const TOLD_AGAIN: Duration = Duration::from_secs(10);
 
 /// How long an ephemeral node's pin lives.
 pub(super) const EPHEMERAL: Duration = Duration::from_secs(24 * 3600);
@@ -52,8 +59,12 @@ pub struct Pin {
     pub ephemeral: bool,
     /// Its mesh port.
     pub port: u16,
-    /// Its addresses on local networks, the newest first.
+    /// Its addresses on local networks, the newest first: it was met there, or said so over
+    /// the tailnet.
     pub lan: Vec<IpAddr>,
+    /// Addresses that it is only said to have; worth a dial, not worth a place in the file.
+    #[serde(skip)]
+    pub hints: Hints,
     /// Its tailnet addresses.
     pub tailnet: Vec<IpAddr>,
     /// Our capability's values that the tailnet's policy last gave it here.
@@ -68,6 +79,17 @@ pub struct Pin {
     pub gone: Option<Gone>,
     /// What a person said it may do, if a person added it.
     pub by_hand: Option<ByHand>,
+}
+
+/// Addresses on local networks where nobody has proved the key yet.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Hints {
+    /// Announced there, which anybody can do: the newest first.
+    announced: Vec<IpAddr>,
+    /// Named by the node itself on the local network.
+    told: Vec<IpAddr>,
+    /// When it last named others than before.
+    told_at: Wall,
 }
 
 /// Whether a pin may be used.
@@ -268,6 +290,7 @@ impl Pin {
             ephemeral: false,
             port: 0,
             lan: Vec::new(),
+            hints: Hints::default(),
             tailnet: Vec::new(),
             grants: Vec::new(),
             reached: None,
@@ -328,7 +351,51 @@ impl Pin {
         self.lan.retain(|a| *a != address);
         self.lan.insert(0, address);
         self.lan.truncate(MAX_ADDRESSES);
+        self.hints.announced.retain(|a| *a != address);
         true
+    }
+
+    /// Somebody announced it at `address`. Never costs a proven address its place. Says whether
+    /// that is news.
+    pub(super) fn announced_at(&mut self, address: IpAddr) -> bool {
+        let heard = &mut self.hints.announced;
+        if !is_local(address) || self.lan.contains(&address) || heard.contains(&address) {
+            return false;
+        }
+        heard.insert(0, address);
+        heard.truncate(MAX_ANNOUNCED);
+        true
+    }
+
+    /// It says on the local network that these are its addresses: not more often than now and
+    /// then something else. Says whether that is news.
+    pub(super) fn told(&mut self, addresses: &[IpAddr], now: Wall) -> bool {
+        let new = addresses.iter().filter(|a| is_local(**a) && !self.lan.contains(a));
+        let new: Vec<IpAddr> = new.take(MAX_ADDRESSES).copied().collect();
+        let hints = &mut self.hints;
+        if new == hints.told || now.since(hints.told_at) < TOLD_AGAIN {
+            return false;
+        }
+        hints.told = new;
+        hints.told_at = now;
+        true
+    }
+
+    /// Where to look for it on local networks that `may` be used, at most eight: the places
+    /// where it was met first, of which two give way to what is only said.
+    pub fn addresses(&self, may: impl Fn(IpAddr) -> bool) -> Vec<IpAddr> {
+        let mut said: Vec<IpAddr> = Vec::new();
+        for address in self.hints.told.iter().chain(&self.hints.announced) {
+            if may(*address) && !self.lan.contains(address) && !said.contains(address) {
+                said.push(*address);
+            }
+        }
+        let met = MAX_ADDRESSES - said.len().min(MAX_ANNOUNCED);
+        let met = self.lan.iter().copied().filter(|a| may(*a)).take(met);
+        // What was announced last is the likeliest to be true of one that moved.
+        let mut all: Vec<IpAddr> = met.collect();
+        all.extend(said.into_iter().rev().take(MAX_ADDRESSES - all.len()));
+        all
     }
 }
 

@@ -319,3 +319,35 @@ fn a_pin_that_a_person_forgets_is_gone_at_once() {
     w.trust.forget("n3").unwrap();
     assert_eq!((w.worth(&desk), w.worth(&gpu)), ("live", "not pinned"));
 }
+
+#[test]
+fn what_is_only_said_of_an_address_costs_no_proven_one_its_place_and_is_not_written() {
+    let at = |n: u8| std::net::IpAddr::from([10, 0, 0, n]);
+    let desk = Node { lan: (1..=8).map(at).collect(), ..person("desk", 2, 1) };
+    let w = World::pinned(vec![desk.clone()]);
+    w.trust.save().unwrap();
+    let any = |w: &World| w.pin(&desk).unwrap().addresses(|_| true);
+    for n in 100..200 {
+        w.trust.announced(&desk.id(), at(n));
+    }
+    w.trust.announced(&desk.id(), "8.8.8.8".parse().unwrap());
+    w.trust.announced(&desk.id(), at(1));
+    let pin = w.pin(&desk).unwrap();
+    assert_eq!(pin.lan, desk.lan, "all of them, in their order");
+    assert_eq!(any(&w)[..6], desk.lan[..6]);
+    let mut said = any(&w)[6..].to_vec();
+    said.sort();
+    assert_eq!(said, [at(198), at(199)], "the newest two");
+    // Named by the node itself: all that fit, and others only after a while.
+    let wall = w.now;
+    let elsewhere = |a: std::net::IpAddr| !desk.lan.contains(&a);
+    w.trust.told_addresses(&desk.id(), &[at(50), at(51), at(52)], wall);
+    w.trust.told_addresses(&desk.id(), &[at(60)], wall);
+    let found = w.pin(&desk).unwrap().addresses(elsewhere);
+    assert!(found.contains(&at(51)) && !found.contains(&at(60)), "{found:?}");
+    assert_eq!(w.pin(&desk).unwrap().lan, desk.lan);
+    // Where it is met, it is.
+    w.trust.address(&desk.id(), at(199));
+    assert_eq!(w.pin(&desk).unwrap().lan[..2], [at(199), at(1)]);
+    assert!(!any(&w)[1..].contains(&at(199)));
+}
