@@ -6,7 +6,7 @@
 //! the coordinator took this node out of the tailnet, not past an exit node that forbids it.
 //! Where it is not used there is no listener, no announcement and no dial.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use crate::config::{Lan, LanNetworks};
@@ -129,9 +129,12 @@ pub(super) struct Met {
 }
 
 impl Met {
-    /// Whether an answer that came directly from `from` came over that link.
-    pub(super) fn is_there(&self, from: IpAddr) -> bool {
-        self.link.allows(from).is_ok()
+    /// Whether an answer that came directly from `from` came over that link, from a node that
+    /// has that address itself. (A gateway can make packets from elsewhere seem to come from a
+    /// neighbour; what the node told its coordinator it cannot change.)
+    pub(super) fn is_there(&self, from: IpAddr, own: &[SocketAddr]) -> bool {
+        let is = |at: &SocketAddr| at.ip().to_canonical() == from.to_canonical();
+        self.link.allows(from).is_ok() && own.iter().any(is)
     }
 }
 
@@ -381,11 +384,17 @@ mod tests {
         assert_eq!(found.len(), 1);
         assert_eq!(found[0].network, id_of(CAFE, "192.168.1.0/24"));
         assert_eq!(found[0].ask, "100.64.0.2".parse::<IpAddr>().unwrap());
-        // Whoever then answers must answer from there.
-        for (from, want) in
-            [("192.168.1.21", true), ("192.168.2.20", false), ("203.0.113.9", false)]
-        {
-            assert_eq!(found[0].is_there(from.parse().unwrap()), want, "{from}");
+        // Whoever then answers must answer from there, and have that address itself.
+        let own = ["192.168.1.21", "192.168.2.20", "203.0.113.9"];
+        let own = own.map(|ip| SocketAddr::new(ip.parse().unwrap(), 41641));
+        for (from, want) in [
+            ("192.168.1.21", true),
+            ("::ffff:192.168.1.21", true),
+            ("192.168.1.22", false),
+            ("192.168.2.20", false),
+            ("203.0.113.9", false),
+        ] {
+            assert_eq!(found[0].is_there(from.parse().unwrap(), &own), want, "{from}");
         }
         assert!(look(&|_| {}, false, &now).is_empty(), "not pinned");
         assert!(look(&|t| t.online = Some(false), true, &now).is_empty(), "no coordinator");

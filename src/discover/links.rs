@@ -6,7 +6,7 @@
 //! then on. A tag that a pinned peer's key made tells that peer's present address.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -244,7 +244,10 @@ impl Links {
             self.asked = Some(Instant::now());
             let answer = tokio::time::timeout(ANSWER, api.ping(met.ask)).await;
             let direct = answer.ok().and_then(Result::ok).and_then(|ping| ping.direct);
-            let there = direct.is_some_and(|from| met.is_there(from.ip()));
+            let Some(from) = direct else { continue };
+            let who = tokio::time::timeout(ANSWER, api.whois(SocketAddr::new(met.ask, 0))).await;
+            let own = who.ok().and_then(Result::ok).flatten().map(|who| who.endpoints);
+            let there = met.is_there(from.ip(), &own.unwrap_or_default());
             if !there || self.sockets.interfaces() != interfaces {
                 continue;
             }
