@@ -21,7 +21,7 @@ use crate::mesh::{self, Mesh};
 use crate::net::{Body, Identity, full};
 use crate::proxy::{self, Door, Proxy, Who};
 use crate::trust::{Access, Granted};
-use crate::types::{Caller, ListenerKind, PublicKey, Verb};
+use crate::types::{Caller, ListenerKind, PublicKey, Verb, Verbs};
 
 /// Why a control request is refused, as it is counted, and the answer.
 type No = (&'static str, StatusCode);
@@ -91,7 +91,10 @@ impl Router {
         key: &PublicKey,
     ) -> Response<Body> {
         match self.no_browser(request.headers()) {
-            Ok(()) => self.mesh.meet(request, identity, key).await,
+            Ok(()) => {
+                let may = |caller: &Caller| self.access.borrow().of(caller).verbs() != Verbs::NONE;
+                self.mesh.meet(request, identity, key, may).await
+            }
             Err(no) => self.refuse(ListenerKind::Lan, no),
         }
     }

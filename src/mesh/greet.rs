@@ -103,11 +103,13 @@ impl Mesh {
     }
 
     /// Answers a pinned peer on the local network that asks whether it may come in this way.
+    /// `may` says whether the rules let a caller do anything.
     pub async fn meet<B>(
         &self,
         request: Request<B>,
         identity: &Identity,
         key: &PublicKey,
+        may: impl Fn(&Caller) -> bool,
     ) -> Response<Body>
     where
         B: http_body::Body<Data = Bytes>,
@@ -121,7 +123,7 @@ impl Mesh {
             Ok(said) => said,
             Err(why) => return no(StatusCode::BAD_REQUEST, &why),
         };
-        let admit = identity.admission().await;
+        let admit = identity.admission(may).await;
         let parts = &self.parts;
         let known = parts.trust.view();
         // Asked after all that waits: the pin may have died meanwhile.

@@ -450,10 +450,11 @@ impl Identity {
     }
 
     /// Whether requests over this connection would be answered: what a peer on the local
-    /// network is told when it asks.
-    pub async fn admission(&self) -> Admit {
+    /// network is told when it asks. `may` says whether the rules let a caller do anything.
+    pub async fn admission(&self, may: impl Fn(&Caller) -> bool) -> Admit {
         match self.caller().await {
-            Ok(_) => Admit::Yes,
+            Ok(caller) if may(&caller) => Admit::Yes,
+            Ok(_) => Admit::Policy,
             Err(Refusal::UseTailnet) => Admit::Tailnet,
             Err(_) => Admit::Policy,
         }

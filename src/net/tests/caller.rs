@@ -326,7 +326,7 @@ async fn on_the_local_network_a_pin_is_a_caller_only_while_the_tailnet_does_not_
     // The daemon's ping is answered.
     assert_eq!(identity.caller().await, Err(Refusal::UseTailnet));
     assert_eq!(Refusal::UseTailnet.status(), 421);
-    assert_eq!(identity.admission().await, Admit::Tailnet);
+    assert_eq!(identity.admission(|_| true).await, Admit::Tailnet);
     assert_eq!(s.standin.asked_ping.load(Relaxed), 2, "asked each time: it may have just died");
     assert_eq!(identity.is_pinned(), Ok(()));
     assert_eq!(s.standin.asked_ping.load(Relaxed), 2, "a sign of life asks nobody");
@@ -340,7 +340,7 @@ async fn on_the_local_network_a_pin_is_a_caller_only_while_the_tailnet_does_not_
         assert_eq!(caller.addr, Some(addr("10.99.0.3:50000")));
         assert!(caller.lan.is_some_and(|age| age < Duration::from_secs(60)));
         let asked = s.standin.asked_ping.load(Relaxed);
-        assert_eq!(identity.admission().await, Admit::Yes);
+        assert_eq!(identity.admission(|_| true).await, Admit::Yes);
         assert_eq!(s.standin.asked_ping.load(Relaxed), asked, "silence holds for a while");
     }
     s.standin.answers.lock().ping = Some(golden("ping.json"));
@@ -350,13 +350,15 @@ async fn on_the_local_network_a_pin_is_a_caller_only_while_the_tailnet_does_not_
     let down = TailnetView { running: false, ..loopback_tailnet() };
     s.tailnet.send_replace(Arc::new(down));
     let asked = s.standin.asked_ping.load(Relaxed);
-    assert_eq!(identity.admission().await, Admit::Yes);
+    assert_eq!(identity.admission(|_| true).await, Admit::Yes);
     assert_eq!(s.standin.asked_ping.load(Relaxed), asked);
+    // Nothing is allowed to it.
+    assert_eq!(identity.admission(|_| false).await, Admit::Policy);
     // The pin dies between two requests.
     desk.trust.forget("me").unwrap();
     assert_eq!(identity.caller().await, Err(Refusal::NotPinned));
     assert_eq!(identity.is_pinned(), Err(Refusal::NotPinned));
-    assert_eq!(identity.admission().await, Admit::Policy);
+    assert_eq!(identity.admission(|_| true).await, Admit::Policy);
 }
 
 #[tokio::test]
