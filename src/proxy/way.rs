@@ -25,11 +25,13 @@ pub(crate) struct Ways<'a> {
     tried: Vec<&'a Arc<Path>>,
     /// The node itself said that it answers over the tailnet.
     called: bool,
+    /// Where it said so has been let be tried a second time.
+    again: bool,
 }
 
 impl<'a> Ways<'a> {
     pub(crate) fn of(node: &'a Node) -> Ways<'a> {
-        Ways { node, tried: Vec::new(), called: false }
+        Ways { node, tried: Vec::new(), called: false, again: false }
     }
 
     /// The best way that was not taken yet. A node without any that lives is tried on its
@@ -56,6 +58,13 @@ impl<'a> Ways<'a> {
     /// sent again, and it was the way that failed, not the node.
     pub(crate) fn failed(&mut self, directory: &Directory, path: &Path, reason: Reason) -> bool {
         let node = &self.node.id;
+        let died = !matches!(reason, Reason::UseTailnet | Reason::Policy);
+        if died && self.called && !self.again && path.kind == PathKind::Tailnet {
+            // The tunnel it called us to is dead by now. It knows that, too, before long: where
+            // it sent us away (and only there does a way stand by) it is worth asking once more.
+            self.again = true;
+            self.tried.retain(|way| way.kind == PathKind::Tailnet);
+        }
         match reason {
             Reason::Connect | Reason::Silent => directory.path_lost(node, &path.cell),
             Reason::SlowConnect => {}
@@ -199,6 +208,34 @@ mod tests {
             assert_eq!(ways.more(), next.is_some(), "{reason:?}");
             let same = |path: Option<&Arc<Path>>| path.map(Arc::as_ptr);
             assert_eq!(same(ways.take()), same(next.map(|n: usize| &node.paths[n])), "{reason:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_node_that_calls_us_to_a_dead_tunnel_is_asked_once_more_where_it_said_so() {
+        let clock = Clock::start();
+        let config = DirectoryConfig {
+            settings: Settings::default(),
+            this: who("laptop"),
+            state: None,
+            save: Duration::from_secs(60),
+        };
+        let directory = Directory::start(config, clock);
+        let node = node(&[dial(2), lan(7)]);
+        for (no, want) in [
+            (Reason::UseTailnet, &[lan(7), dial(2), lan(7)][..]),
+            // What policy forbids is not asked for again.
+            (Reason::Policy, &[lan(7), dial(2)]),
+        ] {
+            node.paths[1].cell.ok(clock.now(), None);
+            let mut ways = Ways::of(&node);
+            let mut taken = Vec::new();
+            while let Some(path) = ways.take() {
+                taken.push(path.dial.clone());
+                let tunnel = path.kind == PathKind::Tailnet;
+                ways.failed(&directory, path, if tunnel { Reason::Silent } else { no });
+            }
+            assert_eq!(taken, want, "{no:?}");
         }
     }
 

@@ -50,7 +50,8 @@ async fn a_request_that_waits_at_an_asleep_node_moves_on() {
     let answer = call.await.unwrap();
     assert_eq!((answer.status, served_by(&answer)), (200, "nas"), "{}", answer.text());
     assert_eq!(answer.said(), " 1 2 3");
-    assert!(from.elapsed() < ms(1500), "{:?}", from.elapsed());
+    // The lab measures it; here it only has to be the vigil that ends the wait.
+    assert!(from.elapsed() < ms(5000), "{:?}", from.elapsed());
 }
 
 #[tokio::test]

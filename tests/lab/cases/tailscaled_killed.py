@@ -2,12 +2,15 @@
 # ladder: tailscaled killed on the asking node, then on a serving one: LAN within 5 s, 0 packets outside the tunnel, 0 of a steady 5/s fail; back after
 import time
 
-from ladder import BY, Steady, on_rung, packets, path, pinned, reaches, uncount
+from ladder import BY, Steady, on_rung, packets, path, pinned, reaches, uncount, ways
 from lab import case, ctl, equal, wait
 
 
 def killed(node, others):
     """`node` loses tailscaled. Seconds until each (asker, model) is answered over the LAN, and until all are back on the tailnet."""
+    on_rung("laptop", "full", 30)
+    for a, model in others:
+        wait(30, f"{a} knows {BY[model]}'s ways", lambda: ways(a, BY[model]) == {"tailnet": "up", "lan": "standby"})
     asker = Steady("laptop", "tiny", "second")
     time.sleep(2)
     began = time.monotonic()
@@ -30,7 +33,6 @@ def body():
     pinned("gpu", "laptop", "colleague")
     uncount()
     out = [killed("laptop", [("laptop", "tiny"), ("laptop", "second")])]
-    on_rung("laptop", "full", 30)
     out.append(killed("gpu", [("laptop", "tiny"), ("colleague", "tiny")]))
     equal({n: packets(n) for n in ("laptop", "desk", "gpu", "colleague")}, dict.fromkeys(("laptop", "desk", "gpu", "colleague"), 0), "packets outside the tunnel")
     return "; ".join(out) + "; 0 packets outside the tunnel"
