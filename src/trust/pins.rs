@@ -82,7 +82,7 @@ pub struct Pin {
 }
 
 /// Addresses on local networks where nobody has proved the key yet.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default)]
 pub struct Hints {
     /// Announced there, which anybody can do: the newest first.
     announced: Vec<IpAddr>,
@@ -91,6 +91,15 @@ pub struct Hints {
     /// When it last named others than before.
     told_at: Wall,
 }
+
+/// What was only said makes no pin another one: it is no reason to write it.
+impl PartialEq for Hints {
+    fn eq(&self, _: &Hints) -> bool {
+        true
+    }
+}
+
+impl Eq for Hints {}
 
 /// Whether a pin may be used.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

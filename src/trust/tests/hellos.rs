@@ -324,8 +324,12 @@ fn a_pin_that_a_person_forgets_is_gone_at_once() {
 fn what_is_only_said_of_an_address_costs_no_proven_one_its_place_and_is_not_written() {
     let at = |n: u8| std::net::IpAddr::from([10, 0, 0, n]);
     let desk = Node { lan: (1..=8).map(at).collect(), ..person("desk", 2, 1) };
-    let w = World::pinned(vec![desk.clone()]);
+    let dir = tempfile::tempdir().unwrap();
+    let mut w = World::kept(vec![desk.clone()], Some(dir.path()));
+    w.hello_all();
     w.trust.save().unwrap();
+    let file = dir.path().join("trust-home.json");
+    std::fs::remove_file(&file).unwrap();
     let any = |w: &World| w.pin(&desk).unwrap().addresses(|_| true);
     for n in 100..200 {
         w.trust.announced(&desk.id(), at(n));
@@ -346,8 +350,12 @@ fn what_is_only_said_of_an_address_costs_no_proven_one_its_place_and_is_not_writ
     let found = w.pin(&desk).unwrap().addresses(elsewhere);
     assert!(found.contains(&at(51)) && !found.contains(&at(60)), "{found:?}");
     assert_eq!(w.pin(&desk).unwrap().lan, desk.lan);
+    w.trust.save().unwrap();
+    assert!(!file.exists(), "no reason to write");
     // Where it is met, it is.
     w.trust.address(&desk.id(), at(199));
     assert_eq!(w.pin(&desk).unwrap().lan[..2], [at(199), at(1)]);
     assert!(!any(&w)[1..].contains(&at(199)));
+    w.trust.save().unwrap();
+    assert!(file.exists());
 }
