@@ -290,7 +290,7 @@ fn a_slow_disk_keeps_nobody_waiting() {
     let reader = std::thread::spawn(move || trust.enter(&control("work"), &own, None, URL, START));
     let (trust, done) = (w.trust.clone(), std::sync::mpsc::channel());
     std::thread::spawn(move || {
-        std::thread::sleep(std::time::Duration::from_millis(200));
+        std::thread::park_timeout(std::time::Duration::from_millis(200));
         trust.tick(START);
         trust.suspensions_for(&w.node("studio").id());
         done.0.send(()).unwrap();
