@@ -12,7 +12,7 @@ use crate::types::{NodeName, Wall};
 
 impl App {
     /// Does what a person wants. Reading the configuration again needs to know where it is,
-    /// which only [`super::serve`] does.
+    /// which only [`super::serve()`] does.
     pub async fn obey(&self, wish: Wish) -> Said {
         match wish {
             Wish::TrustAccept(name) => self.trust_accept(&name).await,

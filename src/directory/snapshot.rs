@@ -151,10 +151,9 @@ impl Node {
         alive.chain(self.paths.iter().filter(|p| p.cell.is_standby()))
     }
 
-    /// Whether requests can get there now. One whose tailnet way died a moment ago, and who was
-    /// met on the local network lately, can be asked there before that way is known to live.
+    /// Whether requests surely get there now.
     pub fn is_alive(&self) -> bool {
-        self.is_this() || self.tries().next().is_some()
+        self.is_this() || self.best_path().is_some()
     }
 
     /// Whether it is worth a try: besides a living node, one that said on the local network

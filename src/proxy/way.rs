@@ -252,9 +252,9 @@ mod tests {
             taken
         };
         assert_eq!(order(&node), [dial(2)]);
-        assert!(!node.is_alive());
+        assert!(!node.may_answer());
         node.paths[1].cell.stand_by();
-        assert!(node.is_alive(), "it may be asked by a way that stands by");
+        assert!(node.may_answer(), "it may be asked by a way that stands by");
         assert_eq!(order(&node), [lan(7)]);
         node.paths[2].cell.ok(now, None);
         assert_eq!(order(&node), [lan(8), lan(7)]);
