@@ -137,7 +137,8 @@ async fn a_pinned_node_that_is_dead_is_named_and_nobody_else_is_asked() {
     world.engine("gpu").die();
     world.engine("nas").forget();
     let answer = world.post("laptop", "/api/chat", chat("count@gpu", 3)).send().await;
-    assert_eq!(answer.status, 503, "{}", answer.text());
+    // 404 once gpu itself has said that its engine is gone.
+    assert!([404, 503].contains(&answer.status), "{}", answer.text());
     assert!(answer.text().contains("gpu"), "{}", answer.text());
     assert!(world.engine("nas").seen_at("/api/chat").is_empty());
 }
