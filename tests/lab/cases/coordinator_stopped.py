@@ -2,12 +2,14 @@
 # ladder: Headscale is stopped and with it its relay: `coordinator_lost` within 5 s, 0 of a steady 5/s fail; `full` again when it is back
 import time
 
-from ladder import Steady, on_rung, status
-from lab import case, check, ctl
+from ladder import BY, Steady, on_rung, status, ways
+from lab import case, check, ctl, wait
 
 
 def body():
-    on_rung("laptop", "full", 10)
+    on_rung("laptop", "full", 30)
+    for model in ("tiny", "second"):
+        wait(30, f"the tailnet's way to {BY[model]}", lambda: ways("laptop", BY[model]).get("tailnet") == "up")
     asker = Steady("laptop", "tiny", "second")
     time.sleep(2)
     began = time.monotonic()
