@@ -26,8 +26,9 @@ def opens(node, other):
 
 def refused(seconds):
     """desk asks for what laptop has, again and again, and comes to its LAN port: it is told no, and why; nothing is answered."""
-    wire, until, tried = Wire("router", "br0"), time.monotonic() + seconds, 0
+    wire, tried = Wire("router", "br0"), 0
     wait(30, "desk is told that policy forbids it", lambda: told("desk", "laptop"))
+    until = time.monotonic() + seconds
     while time.monotonic() < until:
         a = generate("desk", "mine", n=1, timeout=20)
         check(a.status in (403, 404, 503), f"desk was answered: {a.status} by {a.by}")
