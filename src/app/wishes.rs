@@ -3,12 +3,13 @@
 //! In: a [`Wish`] that came by the socket only this user opens. Out: what is said back. Each
 //! change is an event too, so that nobody changes what is trusted without a trace.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use super::control::{AddKey, Said, Wish};
 use super::{App, pins};
+use crate::telemetry::wall;
 use crate::trust::{ByHand, PinError, Refused, SendTo, Tailnet};
-use crate::types::{NodeName, Wall};
+use crate::types::NodeName;
 
 impl App {
     /// Does what a person wants. Reading the configuration again needs to know where it is,
@@ -18,7 +19,7 @@ impl App {
             Wish::TrustAccept(name) => self.trust_accept(&name).await,
             Wish::TrustForget(name) => self.trust_forget(&name).await,
             Wish::TrustAdd(add) => self.trust_add(add).await,
-            Wish::TrustList => Said::Pins(pins::rows(&self.trust.view(), now())),
+            Wish::TrustList => Said::Pins(pins::rows(&self.trust.view(), wall())),
             Wish::TrustExport => export(&self.trust),
             Wish::LanAllow { seconds } => self.lan_allow(seconds),
             Wish::Reload => Said::Failed("the configuration is read again by SIGHUP".to_owned()),
@@ -54,8 +55,8 @@ impl App {
 
     async fn trust_add(&self, add: AddKey) -> Said {
         let AddKey { name, key, verbs, models, seconds, addrs } = add;
-        let until = now() + Duration::from_secs(seconds);
-        match self.trust.add(&name, key, ByHand { verbs, models, until }, &addrs, now()) {
+        let until = wall() + Duration::from_secs(seconds);
+        match self.trust.add(&name, key, ByHand { verbs, models, until }, &addrs, wall()) {
             Ok(name) => self.kept(self.added(&name)).await,
             Err(error) => failed(&error),
         }
@@ -86,10 +87,10 @@ impl App {
                 None => "the local networks this machine is on are in use already".to_owned(),
             });
         }
-        let until = seconds.map(|seconds| now() + Duration::from_secs(seconds));
+        let until = seconds.map(|seconds| wall() + Duration::from_secs(seconds));
         let mut devices = Vec::new();
         for (device, network) in unknown {
-            if let Err(error) = self.networks.allow(&network, until, now()) {
+            if let Err(error) = self.networks.allow(&network, until, wall()) {
                 return Said::Failed(format!("the known networks could not be written: {error}"));
             }
             devices.push(device);
@@ -134,10 +135,6 @@ fn accepted(node: Option<&NodeName>, key: Option<&NodeName>) -> Option<String> {
 
 fn failed(error: &impl std::fmt::Display) -> Said {
     Said::Failed(error.to_string())
-}
-
-fn now() -> Wall {
-    Wall::of(SystemTime::now())
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@
 
 use std::net::IpAddr;
 use std::path::Path;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use anyhow::{anyhow, bail};
 use clap::Subcommand;
@@ -18,8 +18,9 @@ use crate::app::control::{AddKey, PinRow, Said, Wish};
 use crate::app::{export, pin_rows};
 use crate::config::{self, Env};
 use crate::discover::Known;
+use crate::telemetry::wall;
 use crate::trust::{Bounds, Trust};
-use crate::types::{PublicKey, Verb, Wall};
+use crate::types::{PublicKey, Verb};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -100,7 +101,7 @@ async fn list(json: bool, context: Context<'_>) -> Result<(), Failure> {
     let rows = match order::give(&*context.env, &Wish::TrustList).await? {
         Some(Said::Pins(rows)) => rows,
         Some(Said::Done(text) | Said::Failed(text)) => return Err(anyhow!(text).into()),
-        None => pin_rows(&saved(&context)?.view(), Wall::of(SystemTime::now())),
+        None => pin_rows(&saved(&context)?.view(), wall()),
     };
     if json {
         let text = serde_json::to_string_pretty(&rows).map_err(anyhow::Error::from)?;
@@ -127,7 +128,7 @@ fn cells(row: PinRow) -> Vec<String> {
 fn saved(context: &Context<'_>) -> Result<Trust, Failure> {
     let config = context.load()?;
     let trust = Trust::open(Some(&config::state_dir(&*context.env)), Bounds::of(&config));
-    if let Some(told) = trust.recall(None, Wall::of(SystemTime::now())).into_iter().next() {
+    if let Some(told) = trust.recall(None, wall()).into_iter().next() {
         return Err(anyhow!(told).into());
     }
     Ok(trust)

@@ -15,13 +15,13 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use super::lan::{self, Standing};
 use super::tailnet::Setup;
-use super::vouch::wall;
 use crate::config::Config;
 use crate::directory::Directory;
 use crate::net::lan::{Interface, LanView};
 use crate::net::mdns::{Heard, Mdns, Place, Say};
 use crate::net::{Sockets, TailnetView, localapi};
 use crate::telemetry::events::Events;
+use crate::telemetry::wall;
 use crate::trust::{Networks, Trust, tag};
 use crate::types::{NodeId, PublicKey, Wall};
 

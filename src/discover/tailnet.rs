@@ -23,16 +23,16 @@ use super::known::{AcceptError, Known};
 use super::links;
 use super::peers::{self, Sorted};
 use super::rung::{self, Rungs};
-use super::vouch::{Vouch, wall};
+use super::vouch::Vouch;
 use crate::config::Config;
 use crate::directory::event::{Event, Identity};
 use crate::directory::{Directory, Look, Unused};
 use crate::net::lan::LanView;
 use crate::net::localapi;
 use crate::net::{Sockets, TailnetNode, TailnetView};
-use crate::telemetry::Clock;
 use crate::telemetry::events::Events;
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::{Clock, wall};
 use crate::trust::{Access, Bounds, Networks, SendTo, Tailnet, Trust};
 use crate::types::{ControlId, NodeName, Timing};
 
@@ -452,6 +452,5 @@ impl Watch {
 
 /// Days since 1970.
 fn today() -> u64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    since.as_secs() / 86_400
+    wall().0 / 86_400
 }

@@ -6,7 +6,7 @@
 //! silent, stopped or logged out only makes trust recall what was.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -15,7 +15,8 @@ use super::peers;
 use crate::directory::event::Identity;
 use crate::net::{TailnetNode, TailnetView};
 use crate::telemetry::events::Events;
-use crate::trust::{ListedPeer, Me, Netmap, Own, Pin, Step, Tailnet, Trust};
+use crate::telemetry::wall;
+use crate::trust::{ListedPeer, Me, Netmap, Own, Pin, Tailnet, Trust, tell};
 use crate::types::{ControlId, NodeId, Wall};
 
 /// The packet filter is read again if it could not be read.
@@ -79,13 +80,13 @@ impl Vouch {
         if !fresh {
             return false;
         }
-        let nodes: Vec<ListedPeer<'_>> = view.peers.iter().filter_map(listed).collect();
+        let nodes: Vec<ListedPeer<'_>> =
+            view.peers.iter().filter_map(TailnetNode::listed).collect();
         let online = view.online == Some(true);
         let steps = self.trust.netmap(&Netmap { control, online, nodes: &nodes }, now);
-        for step in &steps {
-            self.tell(step);
-        }
-        !steps.is_empty()
+        let moved = !steps.is_empty();
+        tell(&self.events, steps);
+        moved
     }
 
     /// Reads the packet filter if it is due.
@@ -121,13 +122,6 @@ impl Vouch {
             tracing::warn!("{text}");
             self.events.note("trust", text);
         }
-    }
-
-    fn tell(&self, step: &Step) {
-        let Step { name, what } = step;
-        let text = if name.is_empty() { what.to_string() } else { format!("{name}: {what}") };
-        tracing::info!("{text}");
-        self.events.note("pin", text);
     }
 
     /// The tailnet that is remembered or in use.
@@ -169,11 +163,6 @@ pub(super) struct Saved {
     pub(super) nodes: Vec<TailnetNode>,
 }
 
-/// The time of day.
-pub(super) fn wall() -> Wall {
-    Wall::of(SystemTime::now())
-}
-
 fn own(me: &TailnetNode) -> Option<Own> {
     let NodeId::Tailnet { stable, .. } = &me.id else { return None };
     Some(Own {
@@ -183,22 +172,6 @@ fn own(me: &TailnetNode) -> Option<Own> {
         principal: me.principal.clone(),
         node_key: me.key.clone(),
         addrs: me.addrs.clone(),
-    })
-}
-
-fn listed(node: &TailnetNode) -> Option<ListedPeer<'_>> {
-    let NodeId::Tailnet { stable, .. } = &node.id else { return None };
-    Some(ListedPeer {
-        stable,
-        created: &node.created,
-        name: &node.name,
-        dns: &node.dns,
-        principal: &node.principal,
-        shared: node.shared,
-        node_key: &node.key,
-        expires: node.expires,
-        expired: node.expired,
-        addrs: &node.addrs,
     })
 }
 

@@ -14,7 +14,8 @@ use http::{Method, Request, Response, StatusCode};
 use super::{Mesh, call, empty, is_ours, say};
 use crate::api::hello::{Departed, HELLO, HelloNo, HelloSay, MEET, MeetAnswer, MeetSay};
 use crate::net::{Body, BoxError, Identity, TailnetNode};
-use crate::trust::{Granted, Hello, PinState};
+use crate::telemetry::wall;
+use crate::trust::{Granted, Hello, PinState, tell};
 use crate::types::{Caller, CallerKind, NodeId, PublicKey, Verbs};
 
 /// How often it is noted that a node still reaches this one.
@@ -69,11 +70,11 @@ impl Mesh {
         let Some(own_key) = own_key else {
             return no(StatusCode::SERVICE_UNAVAILABLE, "no tailnet is named here");
         };
-        let now = say::now();
+        let now = wall();
         let hello = Hello { node, said, key, own_key, port: None, grants: Some(grants) };
         match parts.trust.heard(&hello, now) {
             Ok(heard) => {
-                say::tell(&parts.events, heard.steps);
+                tell(&parts.events, heard.steps);
                 // A full queue loses nothing: it says hello again.
                 if heard.callback {
                     let _ = self.callbacks.try_send(id.clone());
@@ -127,11 +128,11 @@ impl Mesh {
         let parts = &self.parts;
         let known = parts.trust.view();
         // Asked after all that waits: the pin may have died meanwhile.
-        let Some(pin) = known.live_key(key, say::now()) else {
+        let Some(pin) = known.live_key(key, wall()) else {
             return no(StatusCode::FORBIDDEN, "no pin that may be used has this key");
         };
         let node = pin.node.clone();
-        parts.trust.told_addresses(&node, &said.lan, say::now());
+        parts.trust.told_addresses(&node, &said.lan, wall());
         self.told(&node, &said.departed);
         let departed = parts.trust.suspensions_for(&node);
         let lan = say::addresses(&parts.lan.borrow());
@@ -141,7 +142,7 @@ impl Mesh {
     /// A pinned peer came in from this address on the local network.
     pub fn came_from(&self, key: &PublicKey, from: IpAddr) {
         let known = self.parts.trust.view();
-        if let Some(pin) = known.live_key(key, say::now())
+        if let Some(pin) = known.live_key(key, wall())
             && pin.lan.first() != Some(&from)
         {
             self.parts.trust.address(&pin.node, from);
@@ -152,7 +153,7 @@ impl Mesh {
     /// counts for a day.
     pub fn reached(&self, caller: &Caller) {
         let CallerKind::Node { id, .. } = &caller.kind else { return };
-        let (known, now) = (self.parts.trust.view(), say::now());
+        let (known, now) = (self.parts.trust.view(), wall());
         let Some(pin) = known.pin(id).filter(|pin| pin.state == PinState::Live) else { return };
         if pin.reached.is_none_or(|at| now.since(at) >= REACHED) {
             self.parts.trust.reached(id, now);
@@ -161,8 +162,8 @@ impl Mesh {
 
     fn told(&self, by: &NodeId, departed: &[Departed]) {
         if !departed.is_empty() {
-            let steps = self.parts.trust.told_suspended(by, departed, say::now());
-            say::tell(&self.parts.events, steps);
+            let steps = self.parts.trust.told_suspended(by, departed, wall());
+            tell(&self.parts.events, steps);
         }
     }
 

@@ -13,14 +13,15 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
+use super::Parts;
 use super::call::{CallError, Line};
 use super::say;
 use super::turns::Turns;
-use super::{Guard, Parts};
 use crate::api::hello::{HELLO, HelloSay};
 use crate::directory::Snapshot;
-use crate::net::{ConnectError, TailnetNode, TailnetView};
-use crate::trust::{Hello, HelloRefused, PinState, Trust, View};
+use crate::net::{self, ConnectError, TailnetNode, TailnetView};
+use crate::telemetry::wall;
+use crate::trust::{Hello, HelloRefused, PinState, Trust, View, tell};
 use crate::types::{Dial, Moment, NodeId, NodeKind, PublicKey};
 
 /// Most hellos under way at once.
@@ -29,7 +30,7 @@ const AT_ONCE: usize = 8;
 /// The task that says hello, for as long as this value lives.
 #[derive(Debug)]
 pub struct Hellos {
-    _task: Guard,
+    _task: net::Task,
 }
 
 impl Hellos {
@@ -43,7 +44,7 @@ impl Hellos {
             running: JoinSet::new(),
             back: BTreeSet::new(),
         };
-        Hellos { _task: Guard(tokio::spawn(task.run(callbacks))) }
+        Hellos { _task: net::Task::spawn(task.run(callbacks)) }
     }
 }
 
@@ -179,7 +180,7 @@ impl Task {
 /// Lets the key change if it is time to. A new one is saved before anybody hears of it, which
 /// may take the disk a while.
 async fn rotate(trust: &Trust) {
-    let now = say::now();
+    let now = wall();
     if !trust.is_rotation_due(now) {
         trust.rotate_if_due(now);
         return;
@@ -244,10 +245,10 @@ async fn one(parts: &Parts, peer: &TailnetNode, at: SocketAddr) -> Result<(), Fa
     let node = listed.ok_or(Failed::Nobody)?;
     let port = Some(at.port());
     let hello = Hello { node, said: &said, key, own_key, port, grants: None };
-    let steps = parts.trust.dialled(&hello, say::now())?;
-    say::tell(&parts.events, steps);
-    let steps = parts.trust.told_suspended(&peer.id, &said.departed, say::now());
-    say::tell(&parts.events, steps);
+    let steps = parts.trust.dialled(&hello, wall())?;
+    tell(&parts.events, steps);
+    let steps = parts.trust.told_suspended(&peer.id, &said.departed, wall());
+    tell(&parts.events, steps);
     Ok(())
 }
 

@@ -13,23 +13,24 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::call::{CallError, Line};
-use super::{Guard, Parts, say};
+use super::{Parts, say};
 use crate::api::hello::{Admit, MEET, MeetAnswer, MeetSay};
 use crate::directory::{Event, PathCell, Peer};
-use crate::net::{ConnectError, LanView};
-use crate::trust::View;
+use crate::net::{ConnectError, LanView, Task};
+use crate::telemetry::wall;
+use crate::trust::{View, tell};
 use crate::types::{Dial, NodeId, PathKind, PublicKey, Wall};
 
 /// The task that meets peers, for as long as this value lives.
 #[derive(Debug)]
 pub struct Meets {
-    _task: Guard,
+    _task: Task,
 }
 
 impl Meets {
     /// Starts it.
     pub fn start(parts: Parts) -> Meets {
-        Meets { _task: Guard(tokio::spawn(run(parts))) }
+        Meets { _task: Task::spawn(run(parts)) }
     }
 }
 
@@ -45,7 +46,7 @@ async fn run(parts: Parts) {
         trust.borrow_and_update();
         let wanted = {
             let (peers, lan) = (peers.borrow_and_update().clone(), lan.borrow_and_update().clone());
-            ways(&peers, &parts.trust.view(), &lan, say::now())
+            ways(&peers, &parts.trust.view(), &lan, wall())
         };
         running.change_to(&wanted);
         tokio::select! {
@@ -82,7 +83,7 @@ struct Running {
 struct Kept {
     /// Whether the directory was seen to have it.
     shown: bool,
-    _task: Guard,
+    _task: Task,
 }
 
 impl Running {
@@ -110,7 +111,7 @@ impl Running {
                 Some(kept) if shown || !kept.shown => kept.shown = shown,
                 _ => {
                     let meeting = Meeting::new(self.parts.clone(), node, dial);
-                    let kept = Kept { shown, _task: Guard(tokio::spawn(meeting.run())) };
+                    let kept = Kept { shown, _task: Task::spawn(meeting.run()) };
                     self.ways.insert(way.clone(), kept);
                 }
             }
@@ -262,7 +263,7 @@ impl Meeting {
     fn learn(&self, answer: &MeetAnswer) {
         let parts = &self.parts;
         let known = parts.trust.view();
-        let Some(pin) = known.live(&self.node, say::now()) else { return };
+        let Some(pin) = known.live(&self.node, wall()) else { return };
         // Where it answered comes first, unless it still has the one that does.
         if let Dial::Lan { addr, .. } = self.dial
             && pin.lan.first() != Some(&addr.ip())
@@ -271,10 +272,10 @@ impl Meeting {
         {
             parts.trust.address(&self.node, addr.ip());
         }
-        parts.trust.told_addresses(&self.node, &answer.lan, say::now());
+        parts.trust.told_addresses(&self.node, &answer.lan, wall());
         if !answer.departed.is_empty() {
-            let steps = parts.trust.told_suspended(&self.node, &answer.departed, say::now());
-            say::tell(&parts.events, steps);
+            let steps = parts.trust.told_suspended(&self.node, &answer.departed, wall());
+            tell(&parts.events, steps);
         }
     }
 }

@@ -15,7 +15,6 @@ use http::header::{CONTENT_TYPE, ETAG, HeaderValue, IF_NONE_MATCH, ORIGIN};
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinHandle;
 
 use crate::api::wire;
 use crate::directory::{Directory, Offer, wire_of};
@@ -148,16 +147,6 @@ fn is_ours(headers: &HeaderMap) -> bool {
     let ours =
         headers.get(CONTENT_TYPE).is_some_and(|v| v.as_bytes() == wire::CONTENT_TYPE.as_bytes());
     ours && !headers.contains_key("x-tailherd-hop") && !headers.contains_key(ORIGIN)
-}
-
-/// A task that ends with its owner.
-#[derive(Debug)]
-struct Guard(JoinHandle<()>);
-
-impl Drop for Guard {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
 }
 
 fn empty(status: StatusCode) -> Response<Body> {

@@ -1,21 +1,15 @@
 //! What this node says of itself, and what is made of what others say.
 //!
 //! In: what the tailnet says of both ends, the keys, the links of the local network. Out: a
-//! statement to send. Pure, but for the log.
+//! statement to send.
 
 use std::net::IpAddr;
-use std::time::SystemTime;
 
 use crate::api::hello::{HelloSay, MOST_ADDRESSES};
 use crate::net::{LanView, TailnetNode, TailnetView};
-use crate::telemetry::Events;
-use crate::trust::{Step, Trust, View};
-use crate::types::{NodeId, Wall};
-
-/// The time of day.
-pub(super) fn now() -> Wall {
-    Wall::of(SystemTime::now())
-}
+use crate::telemetry::wall;
+use crate::trust::{Trust, View};
+use crate::types::NodeId;
 
 /// The stable id of a node of the tailnet.
 pub(super) fn stable(node: &NodeId) -> Option<&str> {
@@ -43,7 +37,7 @@ pub(super) fn statement(
     if known.control.as_ref() != Some(control) {
         return None;
     }
-    let live = known.live(&peer.id, now());
+    let live = known.live(&peer.id, wall());
     Some(HelloSay {
         control: control.0.to_string(),
         me: stable(&me.id)?.to_owned(),
@@ -58,13 +52,4 @@ pub(super) fn statement(
         lan: addresses(lan),
         departed: trust.suspensions_for(&peer.id),
     })
-}
-
-/// Tells people what happened to pins.
-pub(super) fn tell(events: &Events, steps: Vec<Step>) {
-    for Step { name, what } in steps {
-        let text = if name.is_empty() { what.to_string() } else { format!("{name}: {what}") };
-        tracing::info!("{text}");
-        events.note("pin", text);
-    }
 }

@@ -18,7 +18,6 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
-use super::lan;
 use super::localapi::{ApiError, Current, Daemon, FindError, LocalApi, WhoIs};
 use super::peerproc::{self, OtherEnd};
 use super::sockets::Sockets;
@@ -26,7 +25,7 @@ use super::view::TailnetView;
 use super::witness::Witness;
 use crate::api::hello::Admit;
 use crate::config;
-use crate::telemetry::Clock;
+use crate::telemetry::{Clock, wall};
 use crate::trust::{Trust, Verdict};
 use crate::types::{Caller, CallerKind, ListenerKind, Moment, PublicKey, Timing};
 
@@ -382,7 +381,7 @@ fn is_own_address(ip: IpAddr) -> bool {
 ///
 /// Who holds a pinned key, and the tailnet addresses to ask whether it should come that way.
 fn judged(trust: &Trust, key: &PublicKey) -> Result<(Caller, Vec<IpAddr>), Refusal> {
-    match trust.view().judge(key, lan::now()) {
+    match trust.view().judge(key, wall()) {
         Verdict::Admit(caller, addrs) => Ok((*caller, addrs)),
         Verdict::Policy => Err(Refusal::Policy),
         Verdict::ClockBack => Err(Refusal::ClockBack),

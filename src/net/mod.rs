@@ -38,6 +38,7 @@ pub use localapi::LocalApi;
 pub use peerproc::OtherEnd;
 pub use pool::{Lease, Pool, PooledBody, SendError};
 pub use sockets::Sockets;
+pub use task::Task;
 pub use view::{TailnetNode, TailnetView};
 
 /// Any error, as bodies carry it.

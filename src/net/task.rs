@@ -7,11 +7,11 @@ use tokio::task::JoinHandle;
 /// A task that is aborted when this value is dropped, and with it everything it holds: the
 /// socket of an HTTP connection closes as soon as nobody owns the connection any more.
 #[derive(Debug)]
-pub(super) struct Task(JoinHandle<()>);
+pub struct Task(JoinHandle<()>);
 
 impl Task {
     /// Runs `future` until it ends or this value is dropped.
-    pub(super) fn spawn(future: impl Future<Output = ()> + Send + 'static) -> Task {
+    pub fn spawn(future: impl Future<Output = ()> + Send + 'static) -> Task {
         Task(tokio::spawn(future))
     }
 }

@@ -147,6 +147,13 @@ pub(crate) async fn attempt(
         }
         return Ok(Accepted { head, first, body, inflight, ticket, path: None, started, waited });
     }
+    let answered = move |path: &Arc<Path>, (head, first, body): Sent| {
+        if path.cell.ok(px.clock.now(), None) {
+            px.directory.send(Event::Paths(offer.node.id.clone()));
+        }
+        let (ticket, path, waited) = (None, Some(Arc::clone(&path.cell)), Duration::ZERO);
+        Accepted { head, first, body, inflight, ticket, path, started, waited }
+    };
     let mut ways = Ways::of(&offer.node);
     // Ways whose connect was late, to come back to when nothing else is left.
     let mut late: Vec<&Arc<Path>> = Vec::new();
@@ -159,14 +166,7 @@ pub(crate) async fn attempt(
             },
         };
         let fail = match on_path(px, ask, offer, path, limit).await {
-            Ok((head, first, body)) => {
-                if path.cell.ok(px.clock.now(), None) {
-                    px.directory.send(Event::Paths(offer.node.id.clone()));
-                }
-                let (path, waited) = (Some(Arc::clone(&path.cell)), Duration::ZERO);
-                let ticket = None;
-                return Ok(Accepted { head, first, body, inflight, ticket, path, started, waited });
-            }
+            Ok(sent) => return Ok(answered(path, sent)),
             Err(fail) => fail,
         };
         if fail.reason == Reason::SlowConnect {
@@ -182,10 +182,8 @@ pub(crate) async fn attempt(
             && !ways.more()
             && let Some(path) = way::called(px, &offer.node).await
         {
-            let (head, first, body) = on_path(px, ask, offer, &path, None).await?;
-            let (path, waited) = (Some(Arc::clone(&path.cell)), Duration::ZERO);
-            let ticket = None;
-            return Ok(Accepted { head, first, body, inflight, ticket, path, started, waited });
+            let sent = on_path(px, ask, offer, &path, None).await?;
+            return Ok(answered(&path, sent));
         }
         if !ways.more() && (others || late.is_empty()) {
             // Another candidate comes first, and then perhaps this one again.

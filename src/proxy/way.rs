@@ -181,16 +181,20 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn a_node_that_calls_us_to_the_tailnet_is_tried_there_although_it_seemed_dead() {
-        let clock = Clock::start();
+    fn directory(clock: Clock) -> Arc<Directory> {
         let config = DirectoryConfig {
             settings: Settings::default(),
             this: who("laptop"),
             state: None,
             save: Duration::from_secs(60),
         };
-        let directory = Directory::start(config, clock);
+        Directory::start(config, clock)
+    }
+
+    #[tokio::test]
+    async fn a_node_that_calls_us_to_the_tailnet_is_tried_there_although_it_seemed_dead() {
+        let clock = Clock::start();
+        let directory = directory(clock);
         let node = node(&[dial(2), lan(7), lan(8)]);
         node.paths[1].cell.ok(clock.now(), None);
         for (reason, next) in [
@@ -214,13 +218,7 @@ mod tests {
     #[tokio::test]
     async fn a_node_that_calls_us_to_a_dead_tunnel_is_asked_once_more_where_it_said_so() {
         let clock = Clock::start();
-        let config = DirectoryConfig {
-            settings: Settings::default(),
-            this: who("laptop"),
-            state: None,
-            save: Duration::from_secs(60),
-        };
-        let directory = Directory::start(config, clock);
+        let directory = directory(clock);
         let node = node(&[dial(2), lan(7)]);
         for (no, want) in [
             (Reason::UseTailnet, &[lan(7), dial(2), lan(7)][..]),

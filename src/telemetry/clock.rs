@@ -4,9 +4,11 @@
 //! Both come from the same source here, so that a test which pauses tokio's time pauses all
 //! of it.
 
+use std::time::SystemTime;
+
 use tokio::time::Instant;
 
-use crate::types::Moment;
+use crate::types::{Moment, Wall};
 
 /// A clock that began when the program did. Copies tell the same time.
 #[derive(Debug, Clone, Copy)]
@@ -24,6 +26,11 @@ impl Clock {
     pub fn now(&self) -> Moment {
         Moment::new(self.start.elapsed())
     }
+}
+
+/// The time of day, which is what outlives a restart.
+pub fn wall() -> Wall {
+    Wall::of(SystemTime::now())
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ mod meter;
 pub mod metrics;
 mod plain;
 
-pub use clock::Clock;
+pub use clock::{Clock, wall};
 pub use events::Events;
 pub use meter::{CallerMeter, Counted, ModelMeter, RequestMeter};
 pub use metrics::Metrics;

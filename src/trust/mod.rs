@@ -39,7 +39,7 @@ pub use judge::Verdict;
 pub use netmap::{ListedPeer, Netmap};
 pub use networks::Networks;
 pub use person::PinError;
-pub use pins::{Bounds, ByHand, Changed, Gone, Own, Pin, PinState, Step, What, Why};
+pub use pins::{Bounds, ByHand, Changed, Gone, Own, Pin, PinState, Step, What, Why, tell};
 pub use policy::{Access, Granted, Limits, Rule};
 pub use send::{Refused, SendGrant, SendTo};
 pub use view::View;

@@ -13,13 +13,12 @@ use parking_lot::Mutex;
 use ring::hmac;
 use serde::{Deserialize, Serialize};
 
+use super::book::is_set_back;
 use super::store;
 use crate::types::Wall;
 
 /// Most networks that are remembered; the one seen longest ago goes first.
 const MOST: usize = 256;
-/// How far a clock may run backwards before a time limit counts as over.
-const SET_BACK: Duration = Duration::from_secs(600);
 /// How old "last seen" may be before it is written again.
 const SEEN: Duration = Duration::from_secs(24 * 3600);
 
@@ -145,7 +144,7 @@ impl Networks {
 impl KnownNetwork {
     /// Whether it holds at `now`. What has an end is not made longer by setting the clock back.
     pub fn holds(&self, now: Wall) -> bool {
-        self.until.is_none_or(|until| now < until && now + SET_BACK >= self.since)
+        self.until.is_none_or(|until| now < until && !is_set_back(now, self.since))
     }
 }
 

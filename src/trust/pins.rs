@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::hello::is_local;
 use crate::config::Config;
+use crate::telemetry::Events;
 use crate::types::{ControlId, NodeId, NodeName, Principal, PublicKey, Verb, Wall};
 
 /// Most addresses on local networks that are kept of a node.
@@ -225,6 +226,15 @@ pub struct Step {
     pub name: String,
     /// What happened.
     pub what: What,
+}
+
+/// Tells people what happened to pins.
+pub fn tell(events: &Events, steps: Vec<Step>) {
+    for Step { name, what } in steps {
+        let text = if name.is_empty() { what.to_string() } else { format!("{name}: {what}") };
+        tracing::info!("{text}");
+        events.note("pin", text);
+    }
 }
 
 /// What happened to a pin.

@@ -20,6 +20,7 @@ use super::view::{LanLink, LanView};
 use crate::net::Io;
 use crate::net::connect::{ConnectError, bound, within};
 use crate::net::sockets::Sockets;
+use crate::telemetry::wall;
 use crate::trust::{Trust, View, keys, tag, tls};
 use crate::types::{ListenerKind, NodeId, PublicKey, Timing, Wall};
 
@@ -44,7 +45,7 @@ impl Dialler {
         let refuse = |why| ConnectError::Lan { to: addr, why };
         let link = self.lan.borrow().allows(addr.ip()).cloned().map_err(refuse)?;
         let view = self.trust.view();
-        let pin = view.live(node, super::now()).filter(|pin| pin.key == *key);
+        let pin = view.live(node, wall()).filter(|pin| pin.key == *key);
         let pin = pin.ok_or(refuse("no live pin has that key"))?;
         if addr.port() != view.port(pin) {
             return Err(refuse("it is not the peer's mesh port"));
@@ -68,7 +69,7 @@ impl Dialler {
         let stream = self.tcp(&link, addr, limit).await?;
         let handshake = |source| ConnectError::Handshake { to: addr, source };
         let config = tls::client(&own, key).map_err(|e| handshake(io::Error::other(e)))?;
-        let name = tag::sni(&key, addr, super::now(), rand::random());
+        let name = tag::sni(&key, addr, wall(), rand::random());
         let name = ServerName::try_from(name)
             .map_err(|e| handshake(io::Error::new(io::ErrorKind::InvalidInput, e)))?;
         let socket = socket_of(&stream).map_err(handshake)?;

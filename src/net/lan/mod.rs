@@ -13,10 +13,6 @@ pub mod tables;
 mod tie;
 mod view;
 
-use std::time::SystemTime;
-
-use crate::types::Wall;
-
 pub use interface::{Gateway, Interface};
 pub use kind::Kind;
 pub use view::{LanLink, LanView, Net};
@@ -24,8 +20,3 @@ pub use view::{LanLink, LanView, Net};
 pub(super) use dial::Dialler;
 pub(super) use interface::Machine;
 pub(super) use tie::{Reason, Tied, socket_of};
-
-/// The time of day, which the lives of pins are counted in.
-pub(super) fn now() -> Wall {
-    Wall::of(SystemTime::now())
-}

@@ -21,6 +21,7 @@ use tokio::time::sleep;
 
 use super::view::{LanLink, LanView};
 use crate::net::task::Task;
+use crate::telemetry::wall;
 use crate::trust::{Trust, View};
 use crate::types::Wall;
 
@@ -43,7 +44,7 @@ impl<A: Fn(&View, Wall) -> bool> Reason<A> {
         loop {
             trust.mark_unchanged();
             let linked = self.lan.borrow_and_update().still_has(&self.link);
-            if !linked || !(self.alive)(&self.trust.view(), super::now()) {
+            if !linked || !(self.alive)(&self.trust.view(), wall()) {
                 return;
             }
             tokio::select! {

@@ -16,7 +16,8 @@ use tokio::time::timeout;
 use tokio_rustls::server::TlsStream;
 use tokio_rustls::{StartHandshake, TlsAcceptor};
 
-use crate::net::{Io, lan};
+use crate::net::Io;
+use crate::telemetry::wall;
 use crate::trust::{Trust, tag, tls};
 use crate::types::PublicKey;
 
@@ -61,14 +62,14 @@ pub(super) async fn pinned(
     let ring = trust.view().ring.clone().ok_or_else(|| refuse("this node has no key"))?;
     let keys: Vec<PublicKey> = ring.all().map(|own| own.key()).collect();
     let hello = accepted.client_hello();
-    let tag = hello.server_name().and_then(|name| tag::of_sni(name, &keys, at, lan::now()));
+    let tag = hello.server_name().and_then(|name| tag::of_sni(name, &keys, at, wall()));
     let (key, nonce) = tag.ok_or_else(|| refuse("it does not call this node"))?;
     if !fresh(nonce) {
         return Err(refuse("its tag was used before"));
     }
     let own = ring.find(&key).ok_or_else(|| refuse("this node has no such key"))?;
     let pins = trust.clone();
-    let accept = Arc::new(move |key: &PublicKey| pins.view().live_key(key, lan::now()).is_some());
+    let accept = Arc::new(move |key: &PublicKey| pins.view().live_key(key, wall()).is_some());
     let config = tls::server(own, accept).map_err(io::Error::other)?;
     let stream = StartHandshake::from_parts(accepted, stream).into_stream(config).await?;
     let key = tls::peer_key(stream.get_ref().1).ok_or(io::ErrorKind::PermissionDenied)?;

@@ -13,9 +13,9 @@ use tokio_rustls::TlsConnector;
 
 use super::*;
 use crate::api::hello::HelloSay;
-use crate::net::lan::{self, Gateway, Interface, Kind, LanLink, LanView};
+use crate::net::lan::{Gateway, Interface, Kind, LanLink, LanView};
 use crate::net::{ConnectError, Io, LanAccepted, LanListeners, Pool, Sockets};
-use crate::telemetry::Clock;
+use crate::telemetry::{Clock, wall};
 use crate::trust::{Bounds, ByHand, Hello, ListedPeer, Netmap, Own, Trust, tag, tls};
 use crate::types::{Dial, ListenerKind, PublicKey, Verb};
 
@@ -37,7 +37,7 @@ pub(super) fn peer(name: &str, last: u8) -> Peer {
         addrs: vec![IpAddr::from([100, 64, 0, last])],
     };
     let trust = Trust::open(None, Bounds { trust: 14 * DAY, grant: DAY, ports: vec![11436] });
-    trust.enter(&control(), &own, Some(1), "https://c", lan::now());
+    trust.enter(&control(), &own, Some(1), "https://c", wall());
     Peer { own, trust }
 }
 
@@ -63,7 +63,7 @@ impl Peer {
 
     /// Pins the other, as a hello over the tailnet does.
     pub(super) fn pin(&self, other: &Peer) {
-        let now = lan::now();
+        let now = wall();
         let nodes = [other.listed()];
         self.trust.netmap(&Netmap { control: &control(), online: true, nodes: &nodes }, now);
         let said = HelloSay {
@@ -87,7 +87,7 @@ impl Peer {
 
     /// The network has seen the other reach this node.
     pub(super) fn reached_by(&self, other: &Peer) {
-        self.trust.reached(&node_id(&other.own.stable), lan::now());
+        self.trust.reached(&node_id(&other.own.stable), wall());
     }
 }
 
@@ -219,9 +219,9 @@ async fn strangers_get_no_byte() {
     let (desk, me) = (home.desk.key(), &home.me);
     let another = peer("another", 9);
     let here = DESK.parse().unwrap();
-    let other_tag = tag::sni(&another.key(), here, lan::now(), [1; 8]);
-    let mine = tag::sni(&me.key(), here, lan::now(), [1; 8]);
-    let said_to = |at: &str| tag::sni(&desk, at.parse().unwrap(), lan::now(), [2; 8]);
+    let other_tag = tag::sni(&another.key(), here, wall(), [1; 8]);
+    let mine = tag::sni(&me.key(), here, wall(), [1; 8]);
+    let said_to = |at: &str| tag::sni(&desk, at.parse().unwrap(), wall(), [2; 8]);
     for (what, bytes) in [
         ("plain HTTP", b"GET /mesh/v1/ping HTTP/1.1\r\nHost: desk\r\n\r\n".to_vec()),
         ("nonsense", vec![0x16; 40]),
@@ -246,7 +246,7 @@ async fn strangers_get_no_byte() {
     stream.write_all(&bytes).await.unwrap();
     assert_eq!(answered(&mut stream).await, b"");
     // Of the right tag the first use is answered, and a recording of it is not.
-    let right = client_hello(me, desk, &tag::sni(&desk, here, lan::now(), [7; 8]));
+    let right = client_hello(me, desk, &tag::sni(&desk, here, wall(), [7; 8]));
     for (what, silent) in [("first", false), ("recorded", true)] {
         let mut stream = TcpStream::connect(home.at).await.unwrap();
         stream.write_all(&right).await.unwrap();
@@ -262,7 +262,7 @@ async fn a_key_without_a_live_pin_is_refused() {
     stranger.pin(&home.desk);
     let own = stranger.trust.view().ring.as_ref().unwrap().own().clone();
     for who in [own, home.me.trust.view().ring.as_ref().unwrap().own().clone()] {
-        let tag = tag::sni(&home.desk.key(), DESK.parse().unwrap(), lan::now(), rand::random());
+        let tag = tag::sni(&home.desk.key(), DESK.parse().unwrap(), wall(), rand::random());
         let stream = TcpStream::connect(home.at).await.unwrap();
         let config = tls::client(&who, home.desk.key()).unwrap();
         let name = ServerName::try_from(tag).unwrap();
@@ -373,8 +373,8 @@ async fn a_key_added_by_hand_is_dialled_at_the_usual_port() {
     let home = home().await;
     home.me.trust.forget("desk").unwrap();
     let hand =
-        ByHand { verbs: vec![Verb::List], models: vec!["*".to_owned()], until: lan::now() + DAY };
-    home.me.trust.add("box", home.desk.key(), hand, &[], lan::now()).unwrap();
+        ByHand { verbs: vec![Verb::List], models: vec!["*".to_owned()], until: wall() + DAY };
+    home.me.trust.add("box", home.desk.key(), hand, &[], wall()).unwrap();
     let id = NodeId::Pin("box".into());
     home.connector.connect(&id, &home.dial()).await.unwrap();
     let odd = Dial::Lan { addr: "10.99.0.2:22".parse().unwrap(), key: home.desk.key() };
