@@ -1,8 +1,10 @@
 //! Whether the tailnet reaches a node now, by our own word.
 //!
 //! In flow a pinned node's tailnet addresses; out flows whether one of them answered the
-//! daemon's ping, which passes all policy. A caller on the local network cannot make us
-//! believe that the tailnet is dead: its own tunnel, if it lives, says otherwise.
+//! daemon's ping through the tunnel, which passes all policy. A caller on the local network cannot
+//! make us believe that the tailnet is dead: its own tunnel, if it lives, says otherwise. (A disco
+//! ping would not do: it answers while WireGuard still has to agree on new keys, and the caller,
+//! sent to a tunnel that carries nothing, would be answered nowhere.)
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -88,6 +90,6 @@ impl Seen {
 }
 
 async fn ping(api: &LocalApi, addrs: &[IpAddr], limit: std::time::Duration) -> bool {
-    let pings = addrs.iter().map(|addr| Box::pin(api.ping(*addr)));
+    let pings = addrs.iter().map(|addr| Box::pin(api.ping_tunnel(*addr)));
     matches!(timeout(limit, select_ok(pings)).await, Ok(Ok(_)))
 }

@@ -138,7 +138,18 @@ impl LocalApi {
     /// Asks the daemon to reach a peer's daemon (disco), past all policy. A peer that answers
     /// this and not a connect is closed by policy, not dead.
     pub async fn ping(&self, address: IpAddr) -> Result<Ping, ApiError> {
-        let path = format!("/localapi/v0/ping?ip={address}&type=disco");
+        self.ping_by("disco", address).await
+    }
+
+    /// Asks the daemon to reach a peer's daemon through their tunnel (TSMP), past all policy.
+    /// For the first seconds after a daemon's start [`ping`](Self::ping) may answer where this
+    /// does not: WireGuard has still to agree on new keys, and no TCP gets through either.
+    pub async fn ping_tunnel(&self, address: IpAddr) -> Result<Ping, ApiError> {
+        self.ping_by("TSMP", address).await
+    }
+
+    async fn ping_by(&self, how: &str, address: IpAddr) -> Result<Ping, ApiError> {
+        let path = format!("/localapi/v0/ping?ip={address}&type={how}");
         let bytes = self.transport.ask(Method::POST, "ping", &path).await?;
         let bytes = bytes.ok_or_else(|| not_found("ping"))?;
         wire::ping(&bytes).map_err(|text| ApiError::Shape("ping", text))
