@@ -228,6 +228,8 @@ pub fn meaning(state: &RungState) -> Meaning {
     Meaning { works, lost }
 }
 
+const NOBODY: &str = "no other node answers";
+
 /// What is broken, for somebody who waits for a model: `None` while all tunnels that live can
 /// be used, or where there never was a tailnet.
 pub fn outage(state: &RungState) -> Option<&'static str> {
@@ -241,8 +243,14 @@ pub fn outage(state: &RungState) -> Option<&'static str> {
         "stopped_by_user" => "the tailnet is switched off on this device",
         "no_netmap" => "tailscaled was restarted and waits for its coordinator",
         "no_path" => "no tunnel of the tailnet works",
-        _ => "no other node answers",
+        _ => NOBODY,
     })
+}
+
+/// Whether what is lost lies with the nodes that do not answer, and not with this device's own
+/// tailnet: then one of them may be back at any moment, and is worth a look.
+pub fn may_be_back(state: &RungState) -> bool {
+    matches!(outage(state), None | Some(NOBODY))
 }
 
 /// What the mesh falls back on if this rung is lost too, where `pinned` peers may be met on

@@ -14,6 +14,8 @@ use tokio::time::{Instant, timeout, timeout_at};
 use crate::api::peek::{At, Peeked, Problem, Scanner};
 use crate::api::route::Class;
 use crate::config::Config;
+use crate::directory::Look;
+use crate::ladder;
 use crate::net::Body;
 use crate::types::{Moment, NameError, Op, RequestedModel};
 
@@ -127,7 +129,9 @@ pub(crate) fn plain_only(peeked: &Peeked) -> Result<(), Failure> {
 
 /// Plans with the present picture. Right after a start the models of peers are remembered, and
 /// listed, before their nodes have answered: then it waits for the next pictures a moment
-/// instead of saying that there is no such model.
+/// instead of saying that there is no such model. The same, more shortly, for a model that is
+/// still listed although its last node was just lost: that node may be back (its program was
+/// started anew, say), and is looked at again at once. Not where this device's own tailnet is what is gone.
 async fn planned(
     px: &Proxy,
     config: &Config,
@@ -136,15 +140,26 @@ async fn planned(
     unload: bool,
 ) -> Result<Planned, Failure> {
     let mut pictures = px.directory.changed();
-    let deadline = Instant::now() + px.timing.connect_tailnet;
+    let began = Instant::now();
+    let mut looked = false;
     loop {
         let (snapshot, now) = (px.directory.load(), px.clock.now());
         let plan = plan(&snapshot, config, asked, model, unload, now);
-        let early = now < Moment::new(px.timing.starting)
-            && !asked.is_mesh()
-            && plan.is_err()
-            && snapshot.lingering.contains_key(&model.key);
-        if !early || !matches!(timeout_at(deadline, pictures.changed()).await, Ok(Ok(()))) {
+        let (true, false, Some(lost)) =
+            (plan.is_err(), asked.is_mesh(), snapshot.lingering.get(&model.key))
+        else {
+            return plan;
+        };
+        let patience = match lost.listed && ladder::may_be_back(&snapshot.rung) {
+            _ if now < Moment::new(px.timing.starting) => px.timing.connect_tailnet,
+            true => px.timing.second_look,
+            false => return plan,
+        };
+        if !looked && let Some(node) = snapshot.nodes.iter().find(|n| n.name == lost.node) {
+            px.directory.look_at(&node.id, Look::Failed);
+        }
+        looked = true;
+        if !matches!(timeout_at(began + patience, pictures.changed()).await, Ok(Ok(()))) {
             return plan;
         }
     }

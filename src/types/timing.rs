@@ -59,6 +59,9 @@ pub struct Timing {
     pub vigil_misses: u32,
     /// After the first byte: how long a stream may be silent although its node answers.
     pub idle_after_first_byte: Duration,
+    /// How long a request waits for another look at the node that was the last to have its
+    /// model, and was just lost.
+    pub second_look: Duration,
     /// How long a model stays listed after its last node was lost.
     pub linger: Duration,
     /// How long an idle connection to a peer or engine is kept.
@@ -141,6 +144,7 @@ impl Default for Timing {
             vigil: ms(300),
             vigil_misses: 3,
             idle_after_first_byte: s(300),
+            second_look: s(1),
             linger: s(60),
             pool_idle: s(60),
             head: s(10),
@@ -184,6 +188,7 @@ impl Timing {
             connect_lan: ms(500),
             connect_tailnet: ms(1000),
             vigil: ms(100),
+            second_look: ms(900),
             linger: ms(3000),
             busy_rest: ms(300),
             rest: [ms(500), ms(1000), ms(2000)],

@@ -257,3 +257,23 @@ async fn without_tailscaled_this_nodes_engine_goes_on() {
         tokio::time::sleep(ms(50)).await;
     }
 }
+
+#[tokio::test]
+async fn a_node_that_is_back_is_asked_although_it_was_just_lost() {
+    let all = vec![
+        NodeSpec::new("laptop", me(), None),
+        NodeSpec::new("gpu", me(), Some(counting("gpu", ms(2)))),
+    ];
+    let world = World::start(all).await;
+    world.sees("laptop", "count:latest", "gpu").await;
+    let ask = || world.post("laptop", "/api/generate", count("count", 3)).send();
+    world.node("gpu").quit();
+    assert!(until(async || ask().await.status == 404).await, "gpu is never lost");
+    // It is looked at ever more rarely, and its models are still listed.
+    tokio::time::sleep(ms(400)).await;
+    let gone = ask().await;
+    assert!(gone.status == 404 && gone.text().contains("last on gpu"), "{}", gone.text());
+    world.node("gpu").run().await.unwrap();
+    let answer = ask().await;
+    assert_eq!((answer.status, served_by(&answer)), (200, "gpu"), "{}", answer.text());
+}

@@ -7,7 +7,7 @@ import threading
 import time
 from datetime import datetime, timezone
 
-from lab import ADMIN, LAB_DIR, NODES, Http, check, counted, ctl, generate, get, metric, numbers, sock, wait
+from lab import ADMIN, Failed, LAB_DIR, NODES, Http, check, counted, ctl, generate, get, metric, numbers, sock, wait
 
 LAN = {n: f"10.77.0.{11 + i}" for i, n in enumerate(NODES)}
 LAN_PORT = 11436
@@ -57,11 +57,19 @@ def reaches(node, model, seconds, since=None, kind=None):
     """Waits until the node is answered by the one that has the model, over this kind of path if named."""
     began = since if since is not None else time.monotonic()
 
-    def answered():
-        a = generate(node, model, n=1, timeout=10)
-        return a.status == 200 and a.by == BY[model] and (kind is None or path(node, BY[model]) == kind)
+    last = ""
 
-    wait(seconds - (time.monotonic() - began), f"{node} is answered for {model}{f' over {kind}' if kind else ''}", answered, every=0.1)
+    def answered():
+        nonlocal last
+        a = generate(node, model, n=1, timeout=10)
+        way = path(node, BY[model])
+        last = f"{a.status} by {a.by}, then the way was {way}"
+        return a.status == 200 and a.by == BY[model] and kind in (None, way)
+
+    try:
+        wait(seconds - (time.monotonic() - began), f"{node} is answered for {model}{f' over {kind}' if kind else ''}", answered, every=0.1)
+    except Failed as e:
+        raise Failed(f"{e} (last: {last})") from None
     return time.monotonic() - began
 
 
