@@ -20,6 +20,9 @@ const NEAR_SECONDS: f64 = 0.05;
 const LOAD_COST: f64 = 0.5;
 /// What a load takes beside reading the weights.
 const LOAD_START: f64 = 0.8;
+/// Part of a prompt that is left to read where the session's last request ran: the rest is still
+/// in the engine's prefix cache. So a session is worth at most the reading it saves.
+const SESSION_PROMPT: f64 = 0.1;
 /// A prompt is never quicker to read than this many tokens.
 const LEAST_PROMPT: f64 = 60.0;
 /// Answer length where none was ever seen.
@@ -61,10 +64,18 @@ pub struct Candidate {
     pub loading: bool,
     /// Whether its engine says that nothing of it is on a GPU.
     pub on_cpu: bool,
-    /// Requests running there, ours included.
+    /// Requests running there. With a `wait`: as its report says, without those of `since`;
+    /// otherwise as far as is known, ours included.
     pub inflight: u32,
-    /// Requests waiting there.
+    /// Requests waiting there, known in the same way.
     pub queued: u32,
+    /// How many seconds its node said that a new request would wait, the load it needs included,
+    /// less the time since. `None`: there is no report young enough to be believed.
+    pub wait: Option<f64>,
+    /// Requests for it that were sent from here after that report and are not in it.
+    pub since: u32,
+    /// Whether the session's last request ran there, on the model as it is loaded now.
+    pub session: bool,
     /// How many run side by side.
     pub slots: u32,
     /// Prompt tokens a second.
@@ -79,6 +90,8 @@ pub struct Candidate {
     pub size: u64,
     /// Round trip in seconds.
     pub rtt: f64,
+    /// Seconds that sending this request's body there takes.
+    pub upload: f64,
 }
 
 /// What a request needs.
@@ -107,6 +120,8 @@ impl Default for Ask {
 pub struct Terms {
     /// The way there and back.
     pub rtt: f64,
+    /// Sending the body.
+    pub upload: f64,
     /// Waiting for a slot.
     pub wait: f64,
     /// Bringing the model into memory.
@@ -219,33 +234,67 @@ pub fn score(c: &Candidate, ask: &Ask, now: Moment) -> Terms {
     let output = ask.max_output.map_or(usual, |most| usual.min(most as f64));
 
     let slots = c.slots.max(1);
-    let beside = c.inflight.min(slots - 1);
-    let prefill = seconds((ask.prompt_tokens as f64).max(LEAST_PROMPT) / prefill_rate);
+    let beside = c.inflight.saturating_add(c.since).min(slots - 1);
+    let mut tokens = ask.prompt_tokens as f64;
+    if c.session && c.loaded_ctx > 0 {
+        tokens *= SESSION_PROMPT;
+    }
+    let prefill = seconds(tokens.max(LEAST_PROMPT) / prefill_rate);
     let decode = seconds(output / decode_rate * f64::from(beside + 1).powf(SHARING));
-
-    // What waits there already counts with the length of this request: no better is known.
-    let busy = f64::from(c.inflight) + f64::from(c.queued);
-    let wait = match c.inflight >= slots || c.queued > 0 {
-        true => {
-            let ahead = (busy - f64::from(slots)).max(0.0) + 0.5;
-            seconds(ahead / f64::from(slots) * (prefill + decode))
-        }
-        false => 0.0,
-    };
+    let work = prefill + decode;
 
     let whole = seconds(size / load_rate + LOAD_START);
-    let (load, load_cost) = match (fits_loaded(c, ask), c.loading) {
-        (true, _) => (0.0, 0.0),
-        // Somebody else's load: about half of it is left, and it evicts nothing more.
-        (false, true) => (whole * 0.5, 0.0),
-        (false, false) => (whole, whole * LOAD_COST),
+    let fits = fits_loaded(c, ask);
+    let (wait, load) = match c.wait {
+        Some(said) => {
+            let said = seconds(said);
+            let since = seconds(since_wait(c, slots) * work);
+            match (fits, c.loaded_ctx) {
+                (true, _) => (said + since, 0.0),
+                // What was said is for the model as it is loaded, not as it is asked for.
+                (false, 1..) => (said + since, whole),
+                (false, 0) => ((said - whole).max(0.0) + since, said.min(whole)),
+            }
+        }
+        None => {
+            let load = match (fits, c.loading) {
+                (true, _) => 0.0,
+                // Somebody else's load: about half of it is left.
+                (false, true) => whole * 0.5,
+                (false, false) => whole,
+            };
+            (seconds(unsaid_wait(c, slots) * work), load)
+        }
     };
+    // A load that goes on already evicts nothing more.
+    let load_cost = if fits || c.loading { 0.0 } else { whole * LOAD_COST };
 
     let rtt = seconds(if c.is_local { 0.0 } else { c.rtt });
     let factor = if c.is_local { 1.0 } else { rate(ask.prefer_local, 1.0).clamp(0.01, 100.0) };
-    let total = seconds((rtt + wait + load + load_cost + prefill + decode) * factor);
+    let upload = seconds(if c.is_local { 0.0 } else { c.upload });
+    let sum = rtt + upload + wait + load + load_cost + prefill + decode;
+    let total = seconds(sum * factor);
     let behind = standing(c, ask, now).1;
-    Terms { rtt, wait, load, load_cost, prefill, decode, total, behind }
+    Terms { rtt, upload, wait, load, load_cost, prefill, decode, total, behind }
+}
+
+/// What our own requests add to the wait its node spoke of, in requests of this kind.
+fn since_wait(c: &Candidate, slots: u32) -> f64 {
+    let free = slots.saturating_sub(c.inflight);
+    let ahead = f64::from(c.since.saturating_sub(free)) / f64::from(slots);
+    let last_slot_taken = free > 0 && c.since >= free;
+    ahead + if last_slot_taken { 0.5 } else { 0.0 }
+}
+
+/// The wait where nobody spoke of one, in requests of this kind: what waits there already counts
+/// with the length of this one, as no better is known.
+fn unsaid_wait(c: &Candidate, slots: u32) -> f64 {
+    if c.inflight < slots && c.queued == 0 {
+        return 0.0;
+    }
+    let busy = f64::from(c.inflight) + f64::from(c.queued);
+    let ahead = (busy - f64::from(slots)).max(0.0) + 0.5;
+    ahead / f64::from(slots)
 }
 
 /// The order in which candidates are thought of at all, and the word for those behind.
@@ -362,6 +411,57 @@ mod tests {
         wins(c, Candidate { decode: 0.0, prefill: 0.0, ..c }, &a);
         wins(c, Candidate { decode: 0.0, prefill: 0.0, on_cpu: true, ..c }, &a);
         wins(c, Candidate { rtt: 2.0, ..c }, &a);
+        wins(c, Candidate { upload: 2.0, ..c }, &a);
+        // What a node says of itself is believed, not guessed anew from its numbers.
+        wins(
+            Candidate { inflight: 1, queued: 3, wait: Some(1.0), ..c },
+            Candidate { wait: Some(3.0), ..c },
+            &a,
+        );
+        wins(c, Candidate { wait: Some(0.0), since: 1, ..c }, &a);
+        wins(Candidate { wait: Some(0.0), since: 1, ..c }, Candidate { inflight: 3, ..c }, &a);
+        let long = Ask { prompt_tokens: 4000, ..a };
+        wins(Candidate { session: true, ..c }, c, &long);
+    }
+
+    #[test]
+    fn a_said_wait_has_the_load_in_it_and_ours_sent_since_come_on_top() {
+        let c = Candidate { wait: Some(7.0), ..good(0) };
+        let terms = |c: Candidate| score(&c, &ask(), Moment::ZERO);
+        let work = terms(c).prefill + terms(c).decode;
+        assert_eq!((terms(c).wait, terms(c).load), (7.0, 0.0));
+        let cold = terms(Candidate { loaded_ctx: 0, ..c });
+        assert!((cold.wait - 1.2).abs() < 1e-9, "{cold:?}");
+        assert_eq!((cold.load, cold.load_cost), (5.8, 2.9));
+        let soon = terms(Candidate { loaded_ctx: 0, loading: true, wait: Some(2.0), ..c });
+        assert_eq!((soon.wait, soon.load, soon.load_cost), (0.0, 2.0, 0.0));
+        for (slots, inflight, since, requests) in [
+            (1, 0, 1, 0.5),
+            (1, 1, 1, 1.0),
+            (1, 1, 3, 3.0),
+            (4, 1, 2, 0.0),
+            (4, 1, 3, 0.5),
+            (4, 4, 2, 0.5),
+        ] {
+            let t = terms(Candidate { slots, inflight, since, wait: Some(0.0), ..c });
+            let work = if slots == 1 { work } else { t.prefill + t.decode };
+            assert!((t.wait - requests * work).abs() < 1e-9, "{slots} {inflight} {since}: {t:?}");
+        }
+        let other = Ask { num_ctx: Some(4096), ..ask() };
+        assert_eq!(score(&c, &other, Moment::ZERO).load, 5.8);
+    }
+
+    #[test]
+    fn a_session_is_worth_at_most_the_reading_it_saves() {
+        let c = good(0);
+        let a = Ask { prompt_tokens: 4000, ..ask() };
+        let terms = |c: Candidate| score(&c, &a, Moment::ZERO);
+        let (with, without) = (terms(Candidate { session: true, ..c }), terms(c));
+        assert!(with.prefill < 0.11 * without.prefill);
+        assert!(without.total - with.total <= without.prefill);
+        // Once it was let go, nothing is left of it.
+        let gone = Candidate { loaded_ctx: 0, ..c };
+        assert_eq!(terms(Candidate { session: true, ..gone }), terms(gone));
     }
 
     #[test]
@@ -412,9 +512,9 @@ mod tests {
 
     #[test]
     fn terms_add_up_and_say_why_one_is_behind() {
-        let c = Candidate { rtt: 0.5, inflight: 1, loaded_ctx: 0, ..good(0) };
+        let c = Candidate { rtt: 0.5, upload: 0.25, inflight: 1, loaded_ctx: 0, ..good(0) };
         let t = score(&c, &ask(), Moment::ZERO);
-        let sum = t.rtt + t.wait + t.load + t.load_cost + t.prefill + t.decode;
+        let sum = t.rtt + t.upload + t.wait + t.load + t.load_cost + t.prefill + t.decode;
         assert!((t.total - sum).abs() < 1e-9 && t.behind.is_empty(), "{t:?}");
         assert_eq!((t.load, t.load_cost), (5.8, 2.9));
         let rests = Candidate { rest_until: Moment::from_millis(5), ..c };
@@ -435,10 +535,11 @@ mod tests {
 
     prop_compose! {
         fn any_candidate()(
-            flags in any::<[bool; 6]>(),
+            flags in any::<[bool; 7]>(),
             n in any::<[u64; 5]>(),
-            small in any::<[u32; 3]>(),
-            f in [any_number(), any_number(), any_number(), any_number(), any_number()],
+            small in any::<[u32; 4]>(),
+            f in proptest::array::uniform6(any_number()),
+            wait in proptest::option::of(any_number()),
         ) -> Candidate {
             Candidate {
                 index: 0,
@@ -447,7 +548,9 @@ mod tests {
                 rest_until: Moment::from_millis(if flags[5] { n[0] } else { 0 }),
                 loaded_ctx: n[1], default_ctx: n[2], context: n[3], size: n[4],
                 inflight: small[0], queued: small[1], slots: small[2],
+                since: small[3], wait, session: flags[6],
                 prefill: f[0], decode: f[1], load_rate: f[2], out_tokens: f[3], rtt: f[4],
+                upload: f[5],
             }
         }
     }

@@ -55,6 +55,8 @@ fn candidate(index: usize, offer: &Offer, need: &Need, now: Moment) -> Candidate
         out_tokens: cell.out_tokens.get(),
         size: offer.size,
         rtt: path.and_then(|p| p.cell.rtt()).map_or(0.0, |rtt| rtt.as_secs_f64()),
+        // What only reports, sessions and measured uplinks would say.
+        ..Candidate::default()
     }
 }
 

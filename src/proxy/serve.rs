@@ -263,7 +263,7 @@ fn explain(
             let offer = offers.get(c.index)?;
             let t = balance::score(c, wants, now);
             Some(serde_json::json!({
-                "node": offer.node.name.as_str(), "total": t.total, "rtt": t.rtt, "wait": t.wait,
+                "node": offer.node.name.as_str(), "total": t.total, "rtt": t.rtt, "upload": t.upload, "wait": t.wait,
                 "load": t.load, "loadCost": t.load_cost, "prefill": t.prefill,
                 "decode": t.decode, "behind": t.behind,
             }))
