@@ -27,9 +27,9 @@ def stays(node, model):
         other = Later(lambda: generate(node, model))
         time.sleep(1.5)
         waited = other.is_alive()
-        reader.result(30)
+        reader.result(180)
         r.close()
-    other.result(30)
+    other.result(180)
     return waited
 
 
