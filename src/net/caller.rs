@@ -8,15 +8,18 @@
 //! tailnet port to 127.0.0.1, and for a moment WhoIs does not know the forwarded connection
 //! yet. So unless the daemon is known to have a network device of its own, a connection from
 //! this machine counts as local only if WhoIs names nobody behind it after several tries
-//! *and* the kernel says that its other end is not the daemon's.
+//! *and* the kernel says that its other end is not the daemon's. A daemon that hangs names
+//! nobody either: while the kernel says so of the process that listens on LocalAPI's socket at
+//! this moment, it is not waited for as long as others are.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::localapi::{ApiError, Current, Daemon, FindError, LocalApi, WhoIs};
 use super::peerproc::{self, OtherEnd};
@@ -208,7 +211,7 @@ impl Inner {
         let api = self.localapi.load_full().ok_or(Refusal::Unavailable)?;
         let asked = if remote.ip().to_canonical().is_loopback() {
             // Userspace mode: forwarded by the daemon.
-            self.patiently(&api, remote).await
+            self.patiently(&api, remote, self.timing.localapi_read).await
         } else {
             api.whois(remote).await
         };
@@ -251,16 +254,24 @@ impl Inner {
             return Ok(self.program(local, remote).await);
         }
         let asked = match self.localapi.load_full() {
-            Some(api) => self.ask(&api, remote).await,
+            Some(api) => {
+                let limit = self.patience(&api, local, remote).await;
+                self.ask(&api, remote, limit).await
+            }
             // Not in use: it may have started a moment ago, or the configuration wants none. It
             // forwards all the same.
             None => match LocalApi::find(&self.config, &self.timing).await {
-                Ok(api) => match api.status(false).await {
-                    Ok(view) if view.tun == Some(true) => {
-                        return Ok(self.program(local, remote).await);
+                Ok(api) => {
+                    let limit = self.patience(&api, local, remote).await;
+                    match timeout(limit, api.status(false)).await {
+                        Ok(Ok(view)) if view.tun == Some(true) => {
+                            return Ok(self.program(local, remote).await);
+                        }
+                        // It would not say more to the next question.
+                        Err(_) => self.met(&api, Asked::Failed),
+                        Ok(_) => self.ask(&api, remote, limit).await,
                     }
-                    _ => self.ask(&api, remote).await,
-                },
+                }
                 Err(FindError::None(_)) if self.last.lock().is_none() => {
                     return Ok(self.program(local, remote).await);
                 }
@@ -302,31 +313,50 @@ impl Inner {
         Caller::local(uid, Some(remote))
     }
 
-    /// Asks WhoIs about a connection from this machine, and notes whom it asked.
-    async fn ask(&self, api: &LocalApi, remote: SocketAddr) -> Asked {
-        let asked = self.patiently(api, remote).await;
-        if let Some(daemon) = api.daemon() {
-            *self.last.lock() = Some(daemon);
+    /// How long the daemon may be silent about a connection from this machine. What another
+    /// process than its own holds it did not forward, so a daemon that hangs need not be waited
+    /// for; one that answers is asked as often as any.
+    async fn patience(&self, api: &LocalApi, local: SocketAddr, remote: SocketAddr) -> Duration {
+        // Of whoever listens now: the one met before may have died since.
+        let Some(daemon) = api.meet().await else { return self.timing.localapi_read };
+        match self.other_end(local, remote, Some(daemon)).await {
+            OtherEnd::Program { .. } => self.timing.whois_silence,
+            OtherEnd::Daemon | OtherEnd::Gone | OtherEnd::Unknown => self.timing.localapi_read,
         }
-        match asked {
+    }
+
+    /// Asks WhoIs about a connection from this machine, and notes whom it asked.
+    async fn ask(&self, api: &LocalApi, remote: SocketAddr, limit: Duration) -> Asked {
+        let asked = match self.patiently(api, remote, limit).await {
             Ok(Some(who)) => node(who, remote).map_or(Asked::Failed, Asked::Node),
             Ok(None) => Asked::Nobody,
             Err(error) if error.is_away() => Asked::Away,
             Err(_) => Asked::Failed,
+        };
+        self.met(api, asked)
+    }
+
+    /// Notes whom that was asked.
+    fn met(&self, api: &LocalApi, asked: Asked) -> Asked {
+        if let Some(daemon) = api.daemon() {
+            *self.last.lock() = Some(daemon);
         }
+        asked
     }
 
     /// WhoIs, asked again while it knows nobody: the daemon registers a forwarded connection
-    /// only after it has dialled us.
+    /// only after it has dialled us. `limit` bounds each try.
     async fn patiently(
         &self,
         api: &LocalApi,
         remote: SocketAddr,
+        limit: Duration,
     ) -> Result<Option<WhoIs>, ApiError> {
         let first = Instant::now();
         let mut left = &self.timing.whois_retries[..];
         loop {
-            let answer = api.whois(remote).await?;
+            let answer = timeout(limit, api.whois(remote)).await;
+            let answer = answer.map_err(|_| ApiError::Slow(limit))??;
             // tailscaled itself takes about 0.2 s to say 404. Of the tries that are due by then
             // one is enough, as long as the last one does not begin too early.
             let due = left.iter().filter(|after| first.elapsed() >= **after).count();

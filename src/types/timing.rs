@@ -29,6 +29,9 @@ pub struct Timing {
     /// each measured from the first. tailscaled registers a forwarded connection only after
     /// it has dialled us.
     pub whois_retries: [Duration; 3],
+    /// How long WhoIs may be silent about a connection that the kernel knows for another
+    /// program's. tailscaled itself takes about 180 ms to know nobody.
+    pub whois_silence: Duration,
     /// How often a usable peer is probed, and its list read.
     pub probe: Duration,
     /// How often this node's own engines are asked what is loaded.
@@ -130,6 +133,7 @@ impl Default for Timing {
             localapi_connect: s(1),
             whois_age: s(10),
             whois_retries: [ms(20), ms(60), ms(150)],
+            whois_silence: ms(250),
             probe: s(5),
             probe_local: s(2),
             probe_limit: s(2),

@@ -189,6 +189,13 @@ impl LocalApi {
         *self.transport.daemon.lock()
     }
 
+    /// The process that listens now, whether it answers questions or hangs; `None` if nobody
+    /// who is believed does, and over TCP.
+    pub async fn meet(&self) -> Option<Daemon> {
+        self.transport.connect().await.ok()?;
+        self.daemon()
+    }
+
     /// Where the daemon listens, for showing.
     pub fn place(&self) -> String {
         self.transport.place.to_string()

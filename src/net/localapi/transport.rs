@@ -41,6 +41,9 @@ pub enum ApiError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// It listens and takes no connection: those that wait already are too many.
+    #[error("tailscaled at {0} takes no connection: it hangs")]
+    Full(String),
     /// It listens and does not answer in time.
     #[error("tailscaled does not answer within {0:?}")]
     Slow(Duration),
@@ -117,7 +120,14 @@ pub(super) struct Transport {
 impl Transport {
     /// A connection to a daemon that is believed.
     pub(super) async fn connect(&self) -> Result<Box<dyn Io>, ApiError> {
-        let away = |source| ApiError::Away { at: self.place.to_string(), source };
+        let away = |source: std::io::Error| {
+            let at = self.place.to_string();
+            match source.kind() {
+                // A daemon that hangs is not away: it may go on where it stopped.
+                std::io::ErrorKind::WouldBlock => ApiError::Full(at),
+                _ => ApiError::Away { at, source },
+            }
+        };
         let connect = async {
             match &self.place {
                 Place::Unix(path) => {

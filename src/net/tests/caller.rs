@@ -161,6 +161,47 @@ async fn a_whois_that_is_late_never_yields_a_local_caller() {
 }
 
 #[tokio::test]
+async fn a_daemon_that_hangs_delays_nobody_who_is_known_not_to_come_from_it() {
+    let read = Duration::from_millis(1500);
+    for (end, want) in [
+        (PROGRAM, Ok(Caller::local(Some(1000), Some(addr(CLIENT))))),
+        (OtherEnd::Daemon, Err(Refusal::Unavailable)),
+        (OtherEnd::Unknown, Err(Refusal::Undecidable)),
+    ] {
+        // In use, and lost again since it does not answer.
+        for found in [true, false] {
+            let s = setup(Some(false), end).await;
+            let limits = Timing { localapi_read: read, ..Timing::default() };
+            let api = LocalApi::find(&s.standin.config(), &limits).await.unwrap();
+            s.current.store(found.then(|| Arc::new(api)));
+            let callers = Callers::new(
+                s.tailnet.subscribe(),
+                Arc::clone(&s.current),
+                s.standin.config(),
+                // Nothing is known of a connection unless the daemon of this moment is.
+                Sockets::real().with_other_end(move |_, _, daemon| match daemon {
+                    Some(_) => end,
+                    None => OtherEnd::Unknown,
+                }),
+                Clock::start(),
+                limits,
+                s.bell.subscribe(),
+            );
+            s.standin.answers.lock().frozen = true;
+            let begun = std::time::Instant::now();
+            let caller = callers.identify(Apps, addr(HERE), addr(CLIENT)).await;
+            let took = begun.elapsed();
+            assert_eq!(caller, want, "{end:?} {found}");
+            assert_eq!(
+                took < Duration::from_millis(600),
+                caller.is_ok(),
+                "{end:?} {found} {took:?}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
 async fn the_daemons_own_connection_is_seen_through_the_real_kernel() {
     // Here the stand-in daemon and the client are one process: exactly what a forwarding
     // daemon looks like.

@@ -42,6 +42,8 @@ pub(super) struct Answers {
     pub(super) ping: Option<String>,
     /// WhoIs answers nothing at all.
     pub(super) hang: bool,
+    /// It hangs altogether: it is connected to and answers nothing.
+    pub(super) frozen: bool,
 }
 
 pub(super) struct StandIn {
@@ -62,6 +64,7 @@ pub(super) fn start() -> (Arc<StandIn>, Task) {
             whois: HashMap::new(),
             ping: Some(golden("ping.json")),
             hang: false,
+            frozen: false,
         }),
         asked_whois: AtomicUsize::new(0),
         asked_ping: AtomicUsize::new(0),
@@ -118,6 +121,9 @@ impl StandIn {
     }
 
     async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
+        if self.answers.lock().frozen {
+            return std::future::pending().await;
+        }
         if request.headers().get("host").is_none_or(|h| h != "local-tailscaled.sock") {
             return plain(StatusCode::FORBIDDEN, "invalid localapi request");
         }
