@@ -251,7 +251,10 @@ impl Links {
             if !there || self.sockets.interfaces() != interfaces {
                 continue;
             }
-            match self.networks.learn(&met.network, wall()) {
+            let (networks, network) = (self.networks.clone(), met.network.to_string());
+            // (A disk may take its time.)
+            let learn = tokio::task::spawn_blocking(move || networks.learn(&network, wall()));
+            match learn.await.unwrap_or_else(|error| Err(error.into())) {
                 Ok(()) => {
                     let network = &met.network;
                     tracing::info!(%network, "a pinned peer is on this local network: known now");

@@ -263,7 +263,7 @@ impl Watch {
         let back = view.running && !self.view.running;
         self.view = view;
         // Before anybody acts on the picture: a key must not be that of another tailnet.
-        let steps = self.vouch.take(&self.view, fresh, wall());
+        let steps = self.vouch.take(&self.view, fresh, wall()).await;
         if self.vouch.control().is_some() {
             self.rungs.remembers();
         }

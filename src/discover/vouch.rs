@@ -57,9 +57,9 @@ impl Vouch {
     }
 
     /// Takes in a picture; `fresh` as the daemon said it. Returns whether pins moved.
-    pub(super) fn take(&mut self, view: &TailnetView, fresh: bool, now: Wall) -> bool {
+    pub(super) async fn take(&mut self, view: &TailnetView, fresh: bool, now: Wall) -> bool {
         let (Some(control), Some(me), true) = (&view.control, &view.me, view.running) else {
-            self.recall(view, now);
+            self.recall(view, now).await;
             return false;
         };
         let Some(own) = own(me) else { return false };
@@ -68,8 +68,9 @@ impl Vouch {
             Told::Entered(control.clone(), Box::new(own), people, view.control_url.clone());
         if self.told != entered {
             if let Told::Entered(control, own, people, url) = &entered {
-                let said = self.trust.enter(control, own, *people, url, now);
-                self.say(said);
+                let (control, own, people) = (control.clone(), own.clone(), *people);
+                let url = url.clone();
+                self.disk(move |trust| trust.enter(&control, &own, people, &url, now)).await;
             }
             // What could not be opened is tried again with the next picture.
             if self.control().as_ref() == Some(control) {
@@ -102,14 +103,14 @@ impl Vouch {
         }
     }
 
-    fn recall(&mut self, view: &TailnetView, now: Wall) {
+    async fn recall(&mut self, view: &TailnetView, now: Wall) {
         let url = Some(view.control_url.clone()).filter(|url| !url.is_empty());
         let recalled = Told::Recalled(url);
         if self.told == recalled {
             self.trust.tick(now);
         } else if let Told::Recalled(url) = &recalled {
-            let said = self.trust.recall(url.as_deref(), now);
-            self.say(said);
+            let url = url.clone();
+            self.disk(move |trust| trust.recall(url.as_deref(), now)).await;
             // Nothing to recall is an answer; a file that cannot be read now is none.
             if self.control().is_some() || !self.trust.is_unread() {
                 self.told = recalled;
@@ -117,8 +118,12 @@ impl Vouch {
         }
     }
 
-    fn say(&self, said: Vec<String>) {
-        for text in said {
+    /// Files are read and written by a thread that may wait, and this task goes on after it: no
+    /// picture is acted on before what is remembered of its tailnet is in use.
+    async fn disk(&self, f: impl FnOnce(&Trust) -> Vec<String> + Send + 'static) {
+        let trust = self.trust.clone();
+        let said = tokio::task::spawn_blocking(move || f(&trust)).await;
+        for text in said.unwrap_or_else(|error| vec![format!("pins are not known: {error}")]) {
             tracing::warn!("{text}");
             self.events.note("trust", text);
         }
@@ -232,8 +237,35 @@ mod tests {
         TailnetView::absent("daemon_down")
     }
 
-    #[test]
-    fn what_could_not_be_read_is_read_again_with_the_next_picture() {
+    #[cfg(unix)]
+    #[tokio::test]
+    async fn a_slow_disk_does_not_stop_the_program() {
+        let now = Wall(1_800_000_000);
+        for picture in [home(), absent()] {
+            let dir = tempfile::tempdir().unwrap();
+            let pipe = dir.path().join("trust-home.json");
+            let made = std::process::Command::new("mkfifo").arg(&pipe).status().unwrap();
+            assert!(made.success());
+            let mut vouch =
+                Vouch::new(Trust::open(Some(dir.path()), Bounds::default()), Events::new(), AGAIN);
+            // Opening a pipe waits until somebody writes there.
+            let (go, wait) = std::sync::mpsc::channel::<()>();
+            let writer = std::thread::spawn(move || {
+                let waited = wait.recv_timeout(Duration::from_secs(20)).is_ok();
+                drop(fs::OpenOptions::new().write(true).open(&pipe).unwrap());
+                waited
+            });
+            let others = async {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                go.send(()).unwrap();
+            };
+            tokio::join!(vouch.take(&picture, true, now), others);
+            assert!(writer.join().unwrap(), "everything waited for the disk");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_could_not_be_read_is_read_again_with_the_next_picture() {
         let now = Wall(1_800_000_000);
         for picture in [home(), absent()] {
             let dir = tempfile::tempdir().unwrap();
@@ -242,9 +274,9 @@ mod tests {
                 Vouch::new(trust, Events::new(), AGAIN)
             };
             let mut first = start();
-            first.take(&absent(), true, now);
+            first.take(&absent(), true, now).await;
             assert_eq!(first.told, Told::Recalled(None), "that there is nothing is an answer");
-            first.take(&home(), true, now);
+            first.take(&home(), true, now).await;
             assert_eq!(first.control(), home().control);
 
             let file = dir.path().join("trust-home.json");
@@ -254,13 +286,13 @@ mod tests {
             let mut vouch = start();
             let changed = vouch.trust.changed();
             for _ in 0..3 {
-                vouch.take(&picture, true, now);
+                vouch.take(&picture, true, now).await;
             }
             assert_eq!(vouch.control(), None);
             assert!(!changed.has_changed().unwrap(), "nothing new is seen in trying");
             fs::remove_dir(&file).unwrap();
             fs::rename(&away, &file).unwrap();
-            vouch.take(&picture, true, now);
+            vouch.take(&picture, true, now).await;
             assert_eq!(vouch.control(), home().control);
             let keys = |v: &Vouch| v.trust.view().ring.as_ref().map(|ring| ring.current());
             assert_eq!(keys(&vouch), keys(&first));

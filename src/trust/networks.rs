@@ -3,6 +3,9 @@
 //! In: the link address of a network's gateway and its prefix; that a pinned node was met
 //! there, or that a person allows it. Out: whether a network is known. What is kept is a keyed
 //! hash, so that the file does not say where its owner has been.
+//!
+//! The file is written outside the lock that questions wait for: whole, and never an older
+//! state after a newer one. Whoever changes something waits for the disk.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -29,7 +32,16 @@ pub struct Networks(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     file: Option<PathBuf>,
-    kept: Mutex<Kept>,
+    held: Mutex<Held>,
+    /// The count of changes that the file holds. Held while it is written.
+    written: Mutex<u64>,
+}
+
+#[derive(Debug)]
+struct Held {
+    kept: Kept,
+    /// How often it changed.
+    changes: u64,
 }
 
 #[derive(Clone, Serialize, Deserialize)]
@@ -80,14 +92,15 @@ impl Networks {
             salt: format!("{:032x}", rand::random::<u128>()),
             known: BTreeMap::new(),
         });
-        (Networks(Arc::new(Shared { file, kept: Mutex::new(kept) })), told)
+        let held = Mutex::new(Held { kept, changes: 0 });
+        (Networks(Arc::new(Shared { file, held, written: Mutex::new(0) })), told)
     }
 
     /// The id of the network behind a gateway with this link address, with this prefix
     /// (`192.168.1.0/24`).
     pub fn id_of(&self, gateway_link: &str, prefix: &str) -> String {
-        let kept = self.0.kept.lock();
-        let key = hmac::Key::new(hmac::HMAC_SHA256, kept.salt.as_bytes());
+        let held = self.0.held.lock();
+        let key = hmac::Key::new(hmac::HMAC_SHA256, held.kept.salt.as_bytes());
         let text = format!("{}\0{prefix}", gateway_link.to_ascii_lowercase());
         let tag = hmac::sign(&key, text.as_bytes());
         tag.as_ref().iter().take(8).fold(String::new(), |hex, b| hex + &format!("{b:02x}"))
@@ -95,49 +108,75 @@ impl Networks {
 
     /// Whether the network is known at `now`.
     pub fn is_known(&self, id: &str, now: Wall) -> bool {
-        self.0.kept.lock().known.get(id).is_some_and(|n| n.holds(now))
+        self.0.held.lock().kept.known.get(id).is_some_and(|n| n.holds(now))
     }
 
     /// A pinned node was reached on-link there while the coordinator vouched for it.
     pub fn learn(&self, id: &str, now: Wall) -> std::io::Result<()> {
-        let mut kept = self.0.kept.lock();
-        match kept.known.get_mut(id) {
+        self.change(|kept| match kept.known.get_mut(id) {
             Some(n) if n.until.is_none() => {
-                if now.since(n.last) < SEEN {
-                    return Ok(());
-                }
-                n.last = now;
+                let news = now.since(n.last) >= SEEN;
+                n.last = if news { now } else { n.last };
+                news
             }
             _ => kept.put(id, KnownNetwork { how: How::Met, since: now, last: now, until: None }),
-        }
-        self.save(&kept)
+        })
     }
 
     /// A person allows it, for good or until a time. A network that is known for good stays so.
     pub fn allow(&self, id: &str, until: Option<Wall>, now: Wall) -> std::io::Result<()> {
-        let mut kept = self.0.kept.lock();
-        if until.is_some() && kept.known.get(id).is_some_and(|n| n.until.is_none()) {
-            return Ok(());
-        }
-        kept.put(id, KnownNetwork { how: How::Allowed, since: now, last: now, until });
-        self.save(&kept)
+        self.change(|kept| {
+            if until.is_some() && kept.known.get(id).is_some_and(|n| n.until.is_none()) {
+                return false;
+            }
+            kept.put(id, KnownNetwork { how: How::Allowed, since: now, last: now, until })
+        })
     }
 
-    /// A person takes it back. Says whether it was known.
-    pub fn forget(&self, id: &str) -> std::io::Result<bool> {
-        let mut kept = self.0.kept.lock();
-        let was = kept.known.remove(id).is_some();
-        self.save(&kept).map(|()| was)
+    /// A person wants these not to be known any more.
+    pub fn forget(&self, ids: &[String]) -> std::io::Result<()> {
+        self.change(|kept| {
+            let before = kept.known.len();
+            kept.known.retain(|id, _| !ids.contains(id));
+            kept.known.len() < before
+        })
     }
 
     /// All of them, for showing.
     pub fn list(&self) -> Vec<(String, KnownNetwork)> {
-        self.0.kept.lock().known.iter().map(|(id, n)| (id.clone(), *n)).collect()
+        self.0.held.lock().kept.known.iter().map(|(id, n)| (id.clone(), *n)).collect()
     }
 
-    fn save(&self, kept: &Kept) -> std::io::Result<()> {
+    /// Changes something; `change` says whether it did. Returns once the file holds it.
+    fn change(&self, change: impl FnOnce(&mut Kept) -> bool) -> std::io::Result<()> {
+        {
+            let mut held = self.0.held.lock();
+            let changed = change(&mut held.kept);
+            held.changes += u64::from(changed);
+        }
         let Some(file) = &self.0.file else { return Ok(()) };
-        store::write(file, &serde_json::to_vec(kept)?)
+        let mut written = self.0.written.lock();
+        // What others changed in the meantime goes with it; what they wrote need not again.
+        let (bytes, changes) = {
+            let held = self.0.held.lock();
+            if held.changes == *written {
+                return Ok(());
+            }
+            (serde_json::to_vec(&held.kept)?, held.changes)
+        };
+        store::write(file, &bytes)?;
+        *written = changes;
+        Ok(())
+    }
+}
+
+impl How {
+    /// In a word.
+    pub const fn label(self) -> &'static str {
+        match self {
+            How::Met => "met",
+            How::Allowed => "allowed",
+        }
     }
 }
 
@@ -149,7 +188,8 @@ impl KnownNetwork {
 }
 
 impl Kept {
-    fn put(&mut self, id: &str, network: KnownNetwork) {
+    /// Says that this changed something.
+    fn put(&mut self, id: &str, network: KnownNetwork) -> bool {
         self.known.retain(|_, n| n.holds(network.last));
         while self.known.len() >= MOST {
             let oldest = self.known.iter().min_by_key(|(_, n)| n.last).map(|(id, _)| id.clone());
@@ -157,6 +197,7 @@ impl Kept {
             self.known.remove(&oldest);
         }
         self.known.insert(id.to_owned(), network);
+        true
     }
 }
 
@@ -174,4 +215,42 @@ fn read(file: &Path) -> (Option<Kept>, bool, Option<String>) {
     };
     let free = store::put_aside(file).is_ok();
     (None, free, told(&format!("{}: {why}", file.display())))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+
+    #[test]
+    fn who_asks_does_not_wait_for_the_disk_and_the_file_ends_as_the_last_change_left_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let (known, _) = Networks::open(Some(dir.path()));
+        let now = Wall(1_800_000_000);
+        known.learn("old", now).unwrap();
+        let disk = known.0.written.lock();
+        let change = |f: fn(&Networks, Wall)| {
+            let known = known.clone();
+            thread::spawn(move || f(&known, now))
+        };
+        let writers = [
+            change(|known, now| known.learn("met", now).unwrap()),
+            change(|known, now| known.allow("allowed", None, now).unwrap()),
+            change(|known, _| known.forget(&["old".to_owned()]).unwrap()),
+        ];
+        let seen = |known: &Networks| ["met", "allowed", "old"].map(|id| known.is_known(id, now));
+        let begun = tokio::time::Instant::now();
+        while seen(&known) != [true, true, false] {
+            assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", seen(&known));
+            thread::yield_now();
+        }
+        assert!(writers.iter().all(|writer| !writer.is_finished()), "it is not on the disk yet");
+        drop(disk);
+        for writer in writers {
+            writer.join().unwrap();
+        }
+        assert_eq!(seen(&Networks::open(Some(dir.path())).0), [true, true, false]);
+        assert_eq!(*known.0.written.lock(), known.0.held.lock().changes);
+    }
 }

@@ -188,7 +188,7 @@ async fn a_daemon_that_hangs_delays_nobody_who_is_known_not_to_come_from_it() {
                 s.bell.subscribe(),
             );
             s.standin.answers.lock().frozen = true;
-            let begun = std::time::Instant::now();
+            let begun = tokio::time::Instant::now();
             let caller = callers.identify(Apps, addr(HERE), addr(CLIENT)).await;
             let took = begun.elapsed();
             assert_eq!(caller, want, "{end:?} {found}");
