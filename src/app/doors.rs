@@ -14,7 +14,7 @@ use tower::service_fn;
 
 use crate::admin::Admin;
 use crate::config::{Config, ListenAt};
-use crate::net::listen::{bind, bridge, is_tls, tls_hello, unix};
+use crate::net::listen::{HANDSHAKE_FAILED, TOO_MANY, bind, bridge, is_tls, tls_hello, unix};
 use crate::net::{
     Accepted, Callers, LanAccepted, LanListeners, Listener, MeshListeners, MeshPort, Sockets,
 };
@@ -234,10 +234,16 @@ impl Doors {
             Ok(true) => {
                 // Over the limit they wait for each other, and not for long.
                 let limit = self.timing.handshake;
-                let Ok(Ok(_turn)) = timeout(limit, self.handshakes.acquire()).await else { return };
+                let refused = |why| self.router.proxy.metrics.refused(ListenerKind::Mesh, why);
+                let Ok(Ok(_turn)) = timeout(limit, self.handshakes.acquire()).await else {
+                    return refused(TOO_MANY);
+                };
                 match tls_hello(stream, &self.trust, limit).await {
                     Ok((io, key)) => place.serve(io, self.router.greeting(identity, key)),
-                    Err(error) => tracing::debug!(%remote, %error, "no TLS on the mesh port"),
+                    Err(error) => {
+                        refused(HANDSHAKE_FAILED);
+                        tracing::debug!(%remote, %error, "no TLS on the mesh port");
+                    }
                 }
             }
             // Connected, and never said anything.

@@ -259,7 +259,8 @@ impl App {
                 lan.clone(),
                 trust.clone(),
                 *port,
-                sockets,
+                sockets.clone(),
+                Arc::clone(&metrics),
                 &timing,
             ));
         }

@@ -31,7 +31,7 @@ pub use bridge::{BridgeError, bridge};
 pub use follow::MeshPort;
 pub use lan::{LanAccepted, LanListeners};
 pub use mesh::{Accepted, MeshListeners};
-pub use tls::{is_tls, tls_hello};
+pub use tls::{HANDSHAKE_FAILED, TOO_MANY, is_tls, tls_hello};
 
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 1024;

@@ -21,6 +21,7 @@ use crate::net::Io;
 use crate::net::lan::{LanLink, LanView, Reason, Tied, socket_of};
 use crate::net::sockets::Sockets;
 use crate::net::task::Task;
+use crate::telemetry::metrics::Metrics;
 use crate::trust::{Trust, View, tag};
 use crate::types::{ListenerKind, PublicKey, Timing, Wall};
 
@@ -70,6 +71,7 @@ impl LanListeners {
         trust: Trust,
         port: u16,
         sockets: Sockets,
+        metrics: Arc<Metrics>,
         timing: &Timing,
     ) -> LanListeners {
         let (follower, arrivals, state) = Follower::new(ListenerKind::Lan, sockets.clone());
@@ -78,6 +80,7 @@ impl LanListeners {
             lan: lan.clone(),
             trust,
             sockets,
+            metrics,
             limit: timing.handshake,
             every: timing.pin_dead / 2,
             tags: Arc::default(),
@@ -128,6 +131,8 @@ struct Front {
     lan: watch::Receiver<Arc<LanView>>,
     trust: Trust,
     sockets: Sockets,
+    /// Where it is counted who is turned away.
+    metrics: Arc<Metrics>,
     limit: Duration,
     every: Duration,
     tags: Arc<Mutex<Tags>>,
@@ -153,7 +158,9 @@ impl Front {
                     let remote = self.sockets.source(arrival.remote);
                     let arrival = Arrival { remote, ..arrival };
                     let from = remote.ip();
-                    make_room(&mut strangers, from);
+                    for _ in 0..make_room(&mut strangers, from) {
+                        self.metrics.refused(ListenerKind::Lan, tls::TOO_MANY);
+                    }
                     let stop = tasks.spawn(self.shake(arrival, link));
                     strangers.push_back(Stranger { task: stop.id(), from, stop });
                 }
@@ -162,6 +169,7 @@ impl Front {
                     strangers.retain(|s| s.task != id);
                     // If the program does not take what it has, more does not help it.
                     if let Ok((_, Some(accepted))) = done && send.try_send(accepted).is_err() {
+                        self.metrics.refused(ListenerKind::Lan, tls::TOO_MANY);
                         tracing::warn!("a connection on the local network was closed: too many wait");
                     }
                 }
@@ -182,19 +190,27 @@ impl Front {
         let (lan, trust) = (self.lan.clone(), self.trust.clone());
         let (limit, every) = (self.limit, self.every);
         let (tags, places) = (Arc::clone(&self.tags), Arc::clone(&self.places));
+        let metrics = Arc::clone(&self.metrics);
         async move {
+            let refused = |reason| metrics.refused(ListenerKind::Lan, reason);
             let socket = socket_of(&stream).ok()?;
             // The listener is bound to that one address, so that is what was called (`local` is
             // where a demo's listener really is).
             let shaken = tls::pinned(stream, wanted, &trust, |nonce| tags.lock().is_fresh(nonce));
-            let (stream, key) = match timeout(limit, shaken).await.ok()? {
-                Ok(shaken) => shaken,
-                Err(error) => {
+            let (stream, key) = match timeout(limit, shaken).await {
+                Ok(Ok(shaken)) => shaken,
+                Err(_) => {
+                    refused(tls::HANDSHAKE_FAILED);
+                    return None;
+                }
+                Ok(Err(error)) => {
+                    refused(error.label());
                     tracing::debug!(%remote, %error, "refused on the local network");
                     return None;
                 }
             };
             let Some(place) = Place::take(places, key) else {
+                refused(tls::TOO_MANY);
                 tracing::warn!(%remote, "a connection on the local network was closed: too many");
                 return None;
             };
@@ -206,14 +222,16 @@ impl Front {
     }
 }
 
-/// Makes room for one more handshake.
-fn make_room(strangers: &mut VecDeque<Stranger>, from: IpAddr) {
+/// Makes room for one more handshake. Says how many had to go for it.
+fn make_room(strangers: &mut VecDeque<Stranger>, from: IpAddr) -> usize {
+    let before = strangers.len();
     while strangers.len() >= STRANGERS {
         let oldest = strangers.iter().position(|s| s.from == from).unwrap_or(0);
         if let Some(stranger) = strangers.remove(oldest) {
             stranger.stop.abort();
         }
     }
+    before - strangers.len()
 }
 
 /// The random parts of the last tags that were used.

@@ -7,6 +7,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use rustls::server::{Accepted, Acceptor};
@@ -26,6 +27,41 @@ const HANDSHAKE: u8 = 0x16;
 
 /// Longest first message of a client.
 const MAX_HELLO: usize = 16 * 1024;
+
+/// Why a handshake on the local network came to nothing.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Refused {
+    /// No tag, or somebody else's.
+    #[error("it does not call this node")]
+    NotCalled,
+    /// Overheard, most likely.
+    #[error("its tag was used before")]
+    TagUsed,
+    /// The key it proved to hold is nobody's.
+    #[error("no live pin has its key")]
+    NotPinned,
+    /// It broke, or is no such handshake.
+    #[error("{0}")]
+    Broken(#[from] io::Error),
+}
+
+impl Refused {
+    /// The reason in `tailherd_refused_total`.
+    pub(super) const fn label(&self) -> &'static str {
+        match self {
+            Refused::NotCalled => "not_called",
+            Refused::TagUsed => "tag_used",
+            Refused::NotPinned => "not_pinned",
+            Refused::Broken(_) => HANDSHAKE_FAILED,
+        }
+    }
+}
+
+/// A handshake that broke or took too long, in `tailherd_refused_total`.
+pub const HANDSHAKE_FAILED: &str = "handshake";
+
+/// One connection too many, in `tailherd_refused_total`.
+pub const TOO_MANY: &str = "too_many";
 
 /// Whether a connection begins like TLS. Waits for its first byte, and leaves it there.
 pub async fn is_tls(stream: &TcpStream) -> bool {
@@ -56,23 +92,33 @@ pub(super) async fn pinned(
     at: SocketAddr,
     trust: &Trust,
     fresh: impl FnOnce(tag::Nonce) -> bool,
-) -> io::Result<(TlsStream<TcpStream>, PublicKey)> {
-    let refuse = |why: &'static str| io::Error::new(io::ErrorKind::PermissionDenied, why);
+) -> Result<(TlsStream<TcpStream>, PublicKey), Refused> {
     let accepted = client_hello(&mut stream).await?;
-    let ring = trust.view().ring.clone().ok_or_else(|| refuse("this node has no key"))?;
+    let ring = trust.view().ring.clone().ok_or(Refused::NotCalled)?;
     let keys: Vec<PublicKey> = ring.all().map(|own| own.key()).collect();
     let hello = accepted.client_hello();
     let tag = hello.server_name().and_then(|name| tag::of_sni(name, &keys, at, wall()));
-    let (key, nonce) = tag.ok_or_else(|| refuse("it does not call this node"))?;
+    let (key, nonce) = tag.ok_or(Refused::NotCalled)?;
     if !fresh(nonce) {
-        return Err(refuse("its tag was used before"));
+        return Err(Refused::TagUsed);
     }
-    let own = ring.find(&key).ok_or_else(|| refuse("this node has no such key"))?;
-    let pins = trust.clone();
-    let accept = Arc::new(move |key: &PublicKey| pins.view().live_key(key, wall()).is_some());
+    let own = ring.find(&key).ok_or(Refused::NotCalled)?;
+    let (pins, stranger) = (trust.clone(), Arc::new(AtomicBool::new(false)));
+    let refused = Arc::clone(&stranger);
+    let accept = Arc::new(move |key: &PublicKey| {
+        let live = pins.view().live_key(key, wall()).is_some();
+        refused.fetch_or(!live, Relaxed);
+        live
+    });
     let config = tls::server(own, accept).map_err(io::Error::other)?;
-    let stream = StartHandshake::from_parts(accepted, stream).into_stream(config).await?;
-    let key = tls::peer_key(stream.get_ref().1).ok_or(io::ErrorKind::PermissionDenied)?;
+    let shaken = StartHandshake::from_parts(accepted, stream).into_stream(config).await;
+    let stream = match shaken {
+        Ok(stream) => stream,
+        Err(_) if stranger.load(Relaxed) => return Err(Refused::NotPinned),
+        Err(error) => return Err(error.into()),
+    };
+    let key = tls::peer_key(stream.get_ref().1);
+    let key = key.ok_or_else(|| io::Error::from(io::ErrorKind::PermissionDenied))?;
     Ok((stream, key))
 }
 

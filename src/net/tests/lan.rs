@@ -15,7 +15,7 @@ use super::*;
 use crate::api::hello::HelloSay;
 use crate::net::lan::{Gateway, Interface, Kind, LanLink, LanView};
 use crate::net::{ConnectError, Io, LanAccepted, LanListeners, Pool, Sockets};
-use crate::telemetry::{Clock, wall};
+use crate::telemetry::{Clock, metrics::Metrics, wall};
 use crate::trust::{Bounds, ByHand, Hello, ListedPeer, Netmap, Own, Trust, tag, tls};
 use crate::types::{Dial, ListenerKind, PublicKey, Verb};
 
@@ -119,6 +119,7 @@ struct Home {
     me_lan: watch::Sender<Arc<LanView>>,
     /// Where desk's listener really is.
     at: SocketAddr,
+    metrics: Arc<Metrics>,
 }
 
 const DESK: &str = "10.99.0.2:11436";
@@ -135,8 +136,10 @@ async fn home() -> Home {
             assert_eq!(wanted.to_string(), DESK);
             *note.lock() = Some(at);
         });
+    let metrics = Metrics::new().unwrap();
     let (desk_lan, rx) = watch::channel(Arc::new(link("10.99.0.2")));
-    let listeners = LanListeners::follow(rx, desk.trust.clone(), 11436, sockets, &timing);
+    let (trust, count) = (desk.trust.clone(), Arc::clone(&metrics));
+    let listeners = LanListeners::follow(rx, trust, 11436, sockets, count, &timing);
     let mut state = listeners.state();
     state.wait_for(|ports| ports.iter().any(|p| p.error.is_none())).await.unwrap();
     let at = real.lock().unwrap();
@@ -148,7 +151,7 @@ async fn home() -> Home {
     let (_, tailnet) = watch::channel(Arc::new(TailnetView::absent("daemon_down")));
     let trust = me.trust.clone();
     let connector = Connector::with_lan(tailnet, Current::default(), rx, trust, sockets, timing);
-    Home { desk, me, listeners, connector, desk_lan, me_lan, at }
+    Home { desk, me, listeners, connector, desk_lan, me_lan, at, metrics }
 }
 
 fn dial(key: PublicKey) -> Dial {
@@ -253,6 +256,7 @@ async fn strangers_get_no_byte() {
         assert_eq!(answered(&mut stream).await.is_empty(), silent, "{what}");
     }
     assert!(home.nobody().await);
+    assert_eq!(refused_on_lan(&home.metrics), "handshake 3, not_called 7, tag_used 1");
 }
 
 #[tokio::test]
@@ -273,8 +277,8 @@ async fn a_key_without_a_live_pin_is_refused() {
             break;
         }
         let read = shaken.read(&mut [0; 8]).await;
-        assert!(read.is_err(), "{read:?}");
-        assert!(home.nobody().await);
+        assert!(read.is_err() && home.nobody().await, "{read:?}");
+        assert_eq!(refused_on_lan(&home.metrics), "not_pinned 1");
     }
     home.desk.trust.forget("me").unwrap();
     let refused = match home.connect().await {
@@ -494,6 +498,7 @@ async fn strangers_share_eight_places_and_never_keep_a_peer_out() {
         open += usize::from(read.is_err());
     }
     assert!(open <= 8, "{open} are open");
+    assert_eq!(refused_on_lan(&home.metrics), "too_many 33", "all but eight of forty and a peer");
     assert!(begin.elapsed() < Timing::shrunk().handshake, "this machine is too slow to tell");
     tokio::time::sleep(Timing::shrunk().handshake).await;
     for stream in &mut silent {
@@ -518,6 +523,7 @@ async fn one_peer_has_at_most_64_connections() {
         Err(_) => true,
     };
     assert!(closed && home.nobody().await);
+    assert_eq!(refused_on_lan(&home.metrics), "too_many 1");
     // A place is free again when its connection is gone.
     pairs.truncate(60);
     tokio::time::sleep(Duration::from_millis(50)).await;

@@ -82,3 +82,13 @@ fn empty() -> Body {
 fn get(path: &str) -> Request<Body> {
     Request::builder().uri(path).header("host", "test").body(empty()).unwrap()
 }
+
+/// How many connections were turned away on the local network, by reason.
+fn refused_on_lan(metrics: &crate::telemetry::metrics::Metrics) -> String {
+    let text = metrics.render();
+    let counted = text.lines().filter_map(|line| {
+        let rest = line.strip_prefix("tailherd_refused_total{listener=\"lan\",reason=\"")?;
+        Some(rest.replace("\"}", ""))
+    });
+    counted.collect::<Vec<_>>().join(", ")
+}
