@@ -66,8 +66,24 @@ pub enum Wish {
         /// For how many seconds; for good without.
         seconds: Option<u64>,
     },
+    /// Say which local networks are known.
+    LanList,
+    /// Forget local networks.
+    LanForget(Which),
     /// Read the configuration again.
     Reload,
+}
+
+/// Which of the known local networks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Which {
+    /// Those this machine is on now.
+    Here,
+    /// All.
+    All,
+    /// The one with this id, or whose id begins so, or that this device leads to.
+    Named(String),
 }
 
 /// A key that a person adds, and what its holder may do here.
@@ -99,6 +115,26 @@ pub enum Said {
     Failed(String),
     /// What was asked for.
     Pins(Vec<PinRow>),
+    /// What was asked for.
+    Networks(Vec<NetworkRow>),
+}
+
+/// A local network, as it is shown.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NetworkRow {
+    /// The keyed hash it is known by.
+    pub network: String,
+    /// By which device this machine is on it now, and its prefix.
+    pub here: Vec<String>,
+    /// How it became known: `met`, `allowed`; `over`, or `unknown`.
+    pub how: String,
+    /// Seconds since it is known.
+    pub since: Option<u64>,
+    /// Seconds since it was last seen to be.
+    pub seen: Option<u64>,
+    /// Seconds until it ends; `null` = never.
+    pub ends: Option<u64>,
 }
 
 /// A pin, as it is shown.
@@ -200,7 +236,9 @@ async fn answer(
         return Ok(failed(StatusCode::SERVICE_UNAVAILABLE, "tailherd is stopping"));
     }
     Ok(match wait.await {
-        Ok(said @ (Said::Done(_) | Said::Pins(_))) => response(StatusCode::OK, &said),
+        Ok(said @ (Said::Done(_) | Said::Pins(_) | Said::Networks(_))) => {
+            response(StatusCode::OK, &said)
+        }
         Ok(said @ Said::Failed(_)) => response(StatusCode::CONFLICT, &said),
         Err(_) => failed(StatusCode::SERVICE_UNAVAILABLE, "tailherd is stopping"),
     })

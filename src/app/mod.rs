@@ -8,6 +8,7 @@
 mod connections;
 pub mod control;
 mod doors;
+mod networks;
 mod observe;
 mod pins;
 mod preload;
@@ -46,6 +47,7 @@ use connections::Connections;
 use doors::Doors;
 use router::Router;
 
+pub use networks::rows as network_rows;
 pub use pins::rows as pin_rows;
 pub use serve::serve;
 pub use wishes::export;
@@ -108,6 +110,7 @@ pub struct App {
     trust: Trust,
     events: Arc<Events>,
     networks: Networks,
+    sockets: Sockets,
     lan: watch::Receiver<Arc<LanView>>,
     _sidecars: (Hellos, Meets),
     _lock: Option<state::Lock>,
@@ -302,6 +305,7 @@ impl App {
             trust,
             events,
             networks,
+            sockets,
             lan,
             _sidecars: (hellos, meets),
             _lock: lock,

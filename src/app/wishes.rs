@@ -21,7 +21,9 @@ impl App {
             Wish::TrustAdd(add) => self.trust_add(add).await,
             Wish::TrustList => Said::Pins(pins::rows(&self.trust.view(), wall())),
             Wish::TrustExport => export(&self.trust),
-            Wish::LanAllow { seconds } => self.lan_allow(seconds),
+            Wish::LanAllow { seconds } => self.lan_allow(seconds).await,
+            Wish::LanList => self.lan_list(),
+            Wish::LanForget(which) => self.lan_forget(&which).await,
             Wish::Reload => Said::Failed("the configuration is read again by SIGHUP".to_owned()),
         }
     }
@@ -78,27 +80,6 @@ impl App {
         format!("{name} is pinned by hand; rules call it pin:{name}; {sends}{waits}")
     }
 
-    fn lan_allow(&self, seconds: Option<u64>) -> Said {
-        let unknown = self.lan.borrow().unknown.clone();
-        if unknown.is_empty() {
-            let lan = self.lan.borrow();
-            return Said::Failed(match &lan.off {
-                Some(off) => format!("no local network waits to be allowed: {off}"),
-                None => "the local networks this machine is on are in use already".to_owned(),
-            });
-        }
-        let until = seconds.map(|seconds| wall() + Duration::from_secs(seconds));
-        let mut devices = Vec::new();
-        for (device, network) in unknown {
-            if let Err(error) = self.networks.allow(&network, until, wall()) {
-                return Said::Failed(format!("the known networks could not be written: {error}"));
-            }
-            devices.push(device);
-        }
-        let long = if until.is_some() { "for that time" } else { "for good" };
-        self.done(format!("the local network of {} is allowed {long}", devices.join(", ")))
-    }
-
     /// Done, and on the disk before it is said, so that no crash undoes it.
     async fn kept(&self, text: String) -> Said {
         match pins::save(&self.trust).await {
@@ -108,7 +89,7 @@ impl App {
         }
     }
 
-    fn done(&self, text: String) -> Said {
+    pub(super) fn done(&self, text: String) -> Said {
         tracing::info!("by a person: {text}");
         self.events.note("trust", text.clone());
         Said::Done(text)

@@ -36,9 +36,14 @@ pub(super) async fn must(context: Context<'_>, wish: &Wish) -> Result<(), Failur
     match give(&*context.env, wish).await? {
         Some(Said::Done(what)) => Ok(writeln!(context.out, "{what}")?),
         Some(Said::Failed(why)) => Err(anyhow!(why).into()),
-        Some(Said::Pins(_)) => Err(anyhow!("the answer is one to another question").into()),
+        Some(Said::Pins(_) | Said::Networks(_)) => Err(another()),
         None => Err(anyhow!("no tailherd runs here: start it, and say it again").into()),
     }
+}
+
+/// What was said answers nothing that was asked.
+pub(super) fn another() -> Failure {
+    anyhow!("the answer is one to another question").into()
 }
 
 async fn tell(place: &Path, wish: &Wish) -> anyhow::Result<Said> {

@@ -6,6 +6,7 @@
 //! the coordinator took this node out of the tailnet, not past an exit node that forbids it.
 //! Where it is not used there is no listener, no announcement and no dial.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -13,6 +14,7 @@ use crate::config::{Lan, LanNetworks};
 use crate::ladder::Backend;
 use crate::net::lan::{Interface, LanLink, LanView};
 use crate::net::{TailnetNode, TailnetView};
+use crate::trust::Networks;
 use crate::types::{ControlId, Moment};
 
 /// What decides besides the networks themselves.
@@ -75,6 +77,21 @@ pub(super) fn known_by<'a>(
     let gateway = interface.gateway.as_ref()?;
     let net = all.iter().find(|i| i.name == interface.name && i.net().holds(gateway.addr))?.net();
     Some((gateway.link.as_deref()?, net.to_string()))
+}
+
+/// The networks this machine is on now, by the ids they are known by: which device leads to
+/// each, and its prefix.
+pub fn networks_here(known: &Networks, interfaces: &[Interface]) -> BTreeMap<String, Vec<String>> {
+    let mut here: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for interface in interfaces {
+        let Some((gateway, net)) = known_by(interface, interfaces) else { continue };
+        let at = here.entry(known.id_of(gateway, &net)).or_default();
+        let text = format!("{} {net}", interface.name);
+        if !at.contains(&text) {
+            at.push(text);
+        }
+    }
+    here
 }
 
 /// The view: links on known networks, and which networks are not known.

@@ -18,5 +18,6 @@ mod tailnet;
 mod vouch;
 
 pub use known::{AcceptError, Known};
+pub use lan::networks_here;
 pub use peers::{facts, subject, waits};
 pub use tailnet::{Discovery, Setup, start};

@@ -134,11 +134,21 @@ async fn trust_shows_what_the_state_remembers_and_changes_only_a_running_program
         (&["trust", "add", "nas", "short"], 2, "43 characters of base64url"),
         (&["trust", "add", "nas", &key, "--verbs", "list,root"], 2, "is no verb"),
         (&["lan", "allow", "--for", "soon"], 2, "is not a duration"),
+        (&["lan", "forget", "--all"], 1, "no tailherd runs here"),
+        (&["lan", "forget", "--all", "wlan0"], 2, "cannot be used with"),
     ] {
         let (code, text) = run(args).await;
         assert_eq!(code, Some(want), "{args:?}: {text}");
         assert!(text.contains(says), "{args:?}: {text}");
     }
+
+    // Without one, what the state folder knows is shown all the same.
+    let (known, _) = tailherd::trust::Networks::open(Some(empty.path()));
+    let id = known.id_of("aa:bb", "192.168.77.0/24");
+    known.learn(&id, tailherd::telemetry::wall()).unwrap();
+    let (code, text) = run(&["lan", "list"]).await;
+    assert_eq!(code, Some(0), "{text}");
+    holds(&text, &["NETWORK HERE KNOWN SINCE SEEN ENDS", &format!("{id} - met")]);
 
     let world = World::start(vec![
         NodeSpec::new("desk", me(), None),

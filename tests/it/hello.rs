@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use http::Method;
 use serde_json::Value;
 use tailherd::api::hello::{Departed, HELLO, HelloSay, MEET};
-use tailherd::app::control::{PinRow, Said, Wish};
+use tailherd::app::control::{PinRow, Said, Which, Wish};
 use tailherd::demo::client::get;
 use tailherd::demo::engine::ModelSpec;
 use tailherd::demo::lan::Switch;
@@ -57,6 +57,8 @@ pub(crate) async fn becomes(world: &World, at: &str, name: &str, want: &str) {
 /// Waits until the desk has entered its tailnet: before that it refuses whoever comes.
 pub(crate) async fn ready(world: &World) {
     let eve = Eve::new(world.node("stranger"));
+    let listens = async || eve.node.wire(world.node("desk"), 11436).await.is_ok();
+    assert!(until(listens).await, "the desk never listens to the tailnet");
     let so = async || {
         let answer = eve.hello(world.node("desk"), &eve.truth("desk").await).await;
         answer.status == 403
@@ -365,4 +367,23 @@ async fn on_a_network_where_no_pinned_device_was_met_nothing_is_dialled_until_a_
     assert!(until(async || plug.dialled().contains(&home)).await, "never dialled");
     let said = desk.obey(Wish::LanAllow { seconds: None }).await;
     assert!(matches!(said, Some(Said::Failed(_))), "there is none left to allow: {said:?}");
+    // It is listed, and taken back: nobody listens there any more.
+    assert!(until(async || !plug.listens().is_empty()).await);
+    let rows = match desk.obey(Wish::LanList).await {
+        Some(Said::Networks(rows)) => rows,
+        other => panic!("{other:?}"),
+    };
+    let [row] = rows.as_slice() else { panic!("{rows:?}") };
+    assert_eq!(
+        (row.how.as_str(), row.here.as_slice()),
+        ("allowed", &["lan0 10.99.0.0/24".to_owned()][..])
+    );
+    assert!(row.ends.is_some_and(|ends| ends <= 3600), "{row:?}");
+    let said = desk.obey(Wish::LanForget(Which::Here)).await;
+    assert!(matches!(said, Some(Said::Done(_))), "{said:?}");
+    let forgotten = desk.obey(Wish::LanForget(Which::All)).await;
+    assert!(matches!(forgotten, Some(Said::Failed(_))), "there is none left: {forgotten:?}");
+    let again =
+        async || matches!(desk.obey(Wish::LanAllow { seconds: None }).await, Some(Said::Done(_)));
+    assert!(until(again).await, "it is used all the same");
 }
