@@ -51,6 +51,9 @@ pub(super) struct Book {
     pub(super) wall: Wall,
     /// Whether ages may be believed: false after the clock was set back.
     pub(super) clock_ok: bool,
+    /// What the clock said last while it was set back.
+    #[serde(default)]
+    pub(super) back: Option<Wall>,
     #[serde(skip)]
     pub(super) bounds: Bounds,
     /// Whether the coordinator was there when the list was last read.
@@ -73,6 +76,7 @@ impl Book {
             filter: None,
             wall: now,
             clock_ok: true,
+            back: None,
             bounds,
             online: false,
             looked: None,
@@ -100,10 +104,18 @@ impl Book {
     }
 
     /// Takes note of the time.
+    ///
+    /// A device without a clock of its own begins in the past until it is told the time. What
+    /// jumps from there to where time had got to was put right. What only goes on until there
+    /// was wrong all the way, and is as much behind as before.
     pub(super) fn heed(&mut self, now: Wall) {
         if is_set_back(now, self.wall) {
             self.clock_ok = false;
+            self.back = Some(now);
         } else {
+            if let Some(back) = self.back.take() {
+                self.clock_ok |= is_set_back(back, now);
+            }
             self.wall = self.wall.max(now);
         }
     }
@@ -116,6 +128,7 @@ impl Book {
             return;
         }
         self.clock_ok = true;
+        self.back = None;
         self.wall = now;
         for pin in &mut self.pins {
             if is_set_back(now, pin.verified) {
@@ -147,6 +160,7 @@ impl Book {
     /// from those that were `shown` last: that time goes on is no news.
     pub(super) fn let_time_pass(&mut self, later: &Book, shown: (Wall, Wall)) {
         self.looked = later.looked;
+        self.back = later.back;
         self.online = later.online;
         if later.wall.since(shown.0) < NEWS {
             self.wall = later.wall;

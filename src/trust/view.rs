@@ -24,8 +24,8 @@ pub struct View {
     pub pins: Vec<Pin>,
     /// The packet filter that was shown last.
     pub filter: Option<HeldFilter>,
-    /// Whether ages may be believed: false after the clock was set back, until a hello over
-    /// the tailnet.
+    /// Whether ages may be believed: false after the clock was set back, until it is put right
+    /// or a hello over the tailnet.
     pub clock_ok: bool,
     /// How long pins live.
     pub bounds: Bounds,

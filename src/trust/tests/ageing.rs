@@ -222,6 +222,42 @@ fn a_clock_set_back_makes_no_pin_younger() {
 }
 
 #[test]
+fn a_clock_that_was_late_counts_again_once_it_is_put_right_and_not_by_going_on() {
+    // (Where it stands, seen again and again; where it then is told to stand.)
+    for (behind, put_right, worth) in [
+        (400 * DAY, 0, "live"),
+        (400 * DAY, 3 * DAY, "live"),
+        (400 * DAY, 20 * DAY, "too long without the tailnet"),
+        (3 * HOUR, 0, "live"),
+        // It has been wrong by an hour all along, however often it is looked at.
+        (HOUR, 0, "clock set back"),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut w = World::kept(vec![person("studio", 2, 1)], Some(dir.path()));
+        w.hello_all();
+        w.online = false;
+        w.wait(DAY);
+        let stopped = w.now;
+        w.now.0 -= behind;
+        w.restart(dir.path());
+        let studio = w.node("studio");
+        let mut look = |now: Wall| {
+            w.now = now;
+            w.trust.tick(now);
+            w.worth(&studio)
+        };
+        // It runs on for two hours.
+        let begun = Wall(stopped.0 - behind);
+        for minute in 0..120 {
+            assert_eq!(look(Wall(begun.0 + minute * MINUTE)), "clock set back", "{minute}");
+        }
+        let then = Wall((begun.0 + 120 * MINUTE).max(stopped.0 + put_right));
+        assert_eq!(look(then), worth, "{behind} s behind, put right to {put_right} s later");
+        assert_eq!(look(Wall(then.0 + DAY)) == "clock set back", worth == "clock set back");
+    }
+}
+
+#[test]
 fn a_clock_set_back_counts_before_anyone_took_note_of_it() {
     let mut w = World::pinned(vec![person("studio", 2, 1)]);
     w.online = false;
