@@ -19,7 +19,7 @@ use crate::config::Config;
 use crate::directory::Directory;
 use crate::net::lan::{Interface, LanView};
 use crate::net::mdns::{Heard, Mdns, Place, Say};
-use crate::net::{Sockets, TailnetView, localapi};
+use crate::net::{Sockets, TailnetView, Task, localapi};
 use crate::telemetry::events::Events;
 use crate::telemetry::wall;
 use crate::trust::{Networks, Trust, tag};
@@ -61,8 +61,9 @@ pub(super) fn start(setup: &Setup) {
         heard: Tags::default(),
         missing: Missing::default(),
     };
+    let changes = setup.sockets.follow_links();
     let bell = setup.bell.subscribe();
-    tokio::spawn(links.run(Mdns::follow(at, said), bell, setup.timing.tailnet_poll));
+    tokio::spawn(links.run(Mdns::follow(at, said), changes, bell, setup.timing.tailnet_poll));
 }
 
 struct Links {
@@ -90,7 +91,13 @@ struct Links {
 }
 
 impl Links {
-    async fn run(mut self, mut mdns: Mdns, mut bell: watch::Receiver<u64>, every: Duration) {
+    async fn run(
+        mut self,
+        mut mdns: Mdns,
+        (_followed, mut changes): (Task, watch::Receiver<u64>),
+        mut bell: watch::Receiver<u64>,
+        every: Duration,
+    ) {
         let mut tick = tokio::time::interval(every);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut directory = self.directory.changed();
@@ -102,6 +109,7 @@ impl Links {
                 Ok(()) = self.view.changed() => None,
                 Ok(()) = self.config.changed() => None,
                 Ok(()) = bell.changed() => None,
+                Ok(()) = changes.changed() => None,
                 // What was nobody's may be somebody's now.
                 Ok(()) = trust.changed() => {
                     self.heard.last.clear();
@@ -152,6 +160,7 @@ impl Links {
             self.tell(&old, &new);
             self.lan.send_replace(Arc::new(new.clone()));
         }
+        self.sockets.settle(&new);
         self.announce(&config, &new, now);
         interfaces
     }
@@ -187,7 +196,7 @@ impl Links {
             .filter_map(|link| {
                 let IpAddr::V4(addr) = link.addr else { return None };
                 let (device, prefix) = (link.device.clone(), link.prefix);
-                Some(Place { device, index: link.index?, addr, prefix })
+                Some(Place { device, index: link.index?, addr, prefix, epoch: link.epoch })
             })
             .collect();
         let keys: Vec<PublicKey> = ring.all().map(|own| own.key()).collect();

@@ -65,6 +65,18 @@ pub(super) fn uid_of(local: SocketAddr, remote: SocketAddr) -> Option<u32> {
     entry(Path::new("/proc"), remote, local).map(|found| found.uid)
 }
 
+/// How many bytes of our own connection `local` → `remote` wait to be sent or acknowledged.
+pub(super) fn unacknowledged(local: SocketAddr, remote: SocketAddr) -> Option<u64> {
+    ["net/tcp", "net/tcp6"].iter().find_map(|table| {
+        let text = fs::read_to_string(Path::new("/proc").join(table)).ok()?;
+        text.lines().skip(1).find_map(|line| {
+            let words = words_of(line, local, remote)?;
+            let (unsent, _) = words.get(4)?.split_once(':')?;
+            u64::from_str_radix(unsent, 16).ok()
+        })
+    })
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Entry {
     uid: u32,
@@ -82,19 +94,22 @@ fn entry(proc: &Path, own: SocketAddr, other: SocketAddr) -> Option<Entry> {
 /// Reads one line, if it is about these two ends:
 /// `sl local remote state queues timers retransmits uid timeout inode …`.
 fn parse(line: &str, own: SocketAddr, other: SocketAddr) -> Option<Entry> {
-    let mut words = line.split_ascii_whitespace();
-    let local = address(words.nth(1)?)?;
-    let remote = address(words.next()?)?;
+    let words = words_of(line, own, other)?;
+    let uid = words.get(7)?.parse().ok()?;
+    let inode = words.get(9)?.parse().ok()?;
+    // A socket nobody holds any more has no inode, and its uid means nothing.
+    (inode != 0).then_some(Entry { uid, inode })
+}
+
+/// The columns of a line, if it is that of the socket at `own` that is connected to `other`.
+fn words_of(line: &str, own: SocketAddr, other: SocketAddr) -> Option<Vec<&str>> {
+    let words: Vec<&str> = line.split_ascii_whitespace().collect();
+    let local = address(words.get(1)?)?;
+    let remote = address(words.get(2)?)?;
     let same = |a: SocketAddr, b: SocketAddr| {
         a.port() == b.port() && a.ip().to_canonical() == b.ip().to_canonical()
     };
-    if !same(local, own) || !same(remote, other) {
-        return None;
-    }
-    let uid = words.nth(4)?.parse().ok()?;
-    let inode = words.nth(1)?.parse().ok()?;
-    // A socket nobody holds any more has no inode, and its uid means nothing.
-    (inode != 0).then_some(Entry { uid, inode })
+    (same(local, own) && same(remote, other)).then_some(words)
 }
 
 /// `0100007F:2CAA`: the address in words of 32 bits as the machine stores them, then the port.

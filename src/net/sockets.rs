@@ -10,9 +10,12 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use super::lan::{Interface, Machine};
+use tokio::sync::watch;
+
+use super::lan::{self, Interface, LanView, Leashes, Machine};
 use super::localapi::Daemon;
 use super::peerproc::{self, OtherEnd};
+use super::task::Task;
 use crate::types::ListenerKind;
 
 type Place = dyn Fn(ListenerKind, SocketAddr) -> SocketAddr + Send + Sync;
@@ -32,6 +35,7 @@ pub struct Sockets {
     reach: Arc<Reach>,
     source: Arc<Source>,
     multicast: bool,
+    leashes: Leashes,
 }
 
 impl fmt::Debug for Sockets {
@@ -52,6 +56,7 @@ impl Sockets {
             reach: Arc::new(|_, addr| addr),
             source: Arc::new(|remote| remote),
             multicast: true,
+            leashes: Leashes::default(),
         }
     }
 
@@ -134,6 +139,21 @@ impl Sockets {
     /// Whether names may be announced and looked for on the machine's networks.
     pub fn multicast(&self) -> bool {
         self.multicast
+    }
+
+    /// Follows the machine's links for as long as the task is kept: a connection on the local
+    /// network ends when its network is lost, and the bell rings when anything changed.
+    pub fn follow_links(&self) -> (Task, watch::Receiver<u64>) {
+        (Task::spawn(lan::follow(self.leashes.clone())), self.leashes.bell())
+    }
+
+    /// Lets go what was kept of a network that was lost, where `now` allows it.
+    pub fn settle(&self, now: &LanView) {
+        self.leashes.settle(now);
+    }
+
+    pub(super) fn leashes(&self) -> &Leashes {
+        &self.leashes
     }
 
     /// Where a listener that wants `wanted` has to bind.

@@ -52,15 +52,17 @@ cafe_up() {
   inns "$P-cafe" nft 'add table ip out; add chain ip out post { type nat hook postrouting priority 100; }; add rule ip out post oif up0 masquerade'
 }
 port_at() { local ns; for ns in "$R" "$P-cafe"; do [[ -e /run/netns/$ns ]] && ip -n "$ns" link show "lan-$1" >/dev/null 2>&1 && { echo "$ns"; return; }; done; die "no port of $1"; }
-lan_plug() { # lan_plug NODE NAMESPACE: its cable ends at that network's switch, and it starts there as a device does
+# lan_plug NODE NAMESPACE: its cable ends at that network's switch, and it starts there as a device does. As with a cable or a
+# Wi-Fi the network is lost first, and the other one is there LAB_GAP seconds later; the node's address and routes stay.
+lan_plug() {
   local n=$1 at; at=$(port_at "$n")
   [[ $at != "$2" ]] || return 0
-  ip -n "$P-$n" link set eth0 down
+  ip -n "$at" link set "lan-$n" down
   ip -n "$at" link set "lan-$n" nomaster
   ip -n "$at" link set "lan-$n" netns "$2"
   ip -n "$2" link set "lan-$n" master br0
+  sleep "${LAB_GAP:-0.3}"
   ip -n "$2" link set "lan-$n" up
-  ip -n "$P-$n" link set eth0 up
   lease "$n"
 }
 # What a DHCP client does: it says a word to the gateway, which is how the kernel comes to know who that is.

@@ -15,7 +15,8 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
 
-use super::tie::{Reason, Tied, socket_of};
+use super::leash::Leashed;
+use super::tie::{Reason, Tied};
 use super::view::{LanLink, LanView};
 use crate::net::Io;
 use crate::net::connect::{ConnectError, bound, within};
@@ -72,7 +73,7 @@ impl Dialler {
         let name = tag::sni(&key, addr, wall(), rand::random());
         let name = ServerName::try_from(name)
             .map_err(|e| handshake(io::Error::new(io::ErrorKind::InvalidInput, e)))?;
-        let socket = socket_of(&stream).map_err(handshake)?;
+        let leash = stream.leash();
         let stream = timeout_at(end, TlsConnector::from(config).connect(name, stream))
             .await
             .map_err(|_| ConnectError::TimedOut { to: addr.to_string(), limit })?
@@ -84,7 +85,7 @@ impl Dialler {
         let alive =
             move |view: &View, now: Wall| view.live(&node, now).is_some_and(|pin| pin.key == key);
         let reason = Reason { lan, link, trust, alive, every: self.timing.pin_dead / 2 };
-        Ok(Box::new(Tied::new(stream, socket, reason, ())))
+        Ok(Box::new(Tied::new(stream, leash, reason, ())))
     }
 
     async fn tcp(
@@ -92,16 +93,25 @@ impl Dialler {
         link: &LanLink,
         addr: SocketAddr,
         limit: Duration,
-    ) -> Result<TcpStream, ConnectError> {
+    ) -> Result<Leashed, ConnectError> {
+        let leashes = self.sockets.leashes();
+        let failed = |source| ConnectError::Io { to: addr.to_string(), source };
         let to = self.sockets.reach(ListenerKind::Lan, addr);
         if to != addr {
-            return within(to, limit, TcpStream::connect(to)).await;
+            let stream = within(to, limit, TcpStream::connect(to)).await?;
+            return leashes.tie(stream, link.clone(), None).map_err(failed);
         }
+        let carrier = leashes.carrier(link);
         let device = link.device();
         let socket = bound(link.addr, addr, &device).map_err(|error| ConnectError::NoDevice {
             to: addr,
             why: format!("{}: {error}", device.name),
         })?;
-        within(addr, limit, socket.connect(addr)).await
+        // A question that is not answered is asked again by the kernel, and not by a socket that
+        // is gone.
+        let connect = within(addr, limit, socket.connect(addr));
+        let lost = ConnectError::Lan { to: addr, why: "the local network was lost" };
+        let stream = leashes.while_held(Some(&carrier), connect).await.ok_or(lost)??;
+        leashes.tie(stream, link.clone(), Some(carrier)).map_err(failed)
     }
 }

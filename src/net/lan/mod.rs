@@ -6,9 +6,11 @@
 //!
 //! It never learns an address and never decides which network is a known one.
 
+mod changes;
 mod dial;
 mod interface;
 mod kind;
+mod leash;
 pub mod tables;
 mod tie;
 mod view;
@@ -17,6 +19,8 @@ pub use interface::{Gateway, Interface};
 pub use kind::Kind;
 pub use view::{LanLink, LanView, Net};
 
+pub(super) use changes::follow;
 pub(super) use dial::Dialler;
 pub(super) use interface::Machine;
-pub(super) use tie::{Reason, Tied, socket_of};
+pub(super) use leash::{Carrier, Leashes};
+pub(super) use tie::{Reason, Tied};

@@ -2,7 +2,7 @@
 //!
 //! A connection on the local network exists because of a live pin and a link that may be
 //! used. Either can go while a body is running, or while nobody reads or writes: then the
-//! socket is shut down from beside, and whoever holds the stream gets an error, never a clean
+//! connection is ended from beside, and whoever holds the stream gets an error, never a clean
 //! end.
 
 use std::io;
@@ -12,13 +12,11 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use parking_lot::Mutex;
-use socket2::{SockRef, Socket};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::sleep;
 
+use super::leash::Leash;
 use super::view::{LanLink, LanView};
 use crate::net::task::Task;
 use crate::telemetry::wall;
@@ -37,19 +35,31 @@ pub(in crate::net) struct Reason<A> {
     pub(in crate::net) every: Duration,
 }
 
+/// How a reason went.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Gone {
+    /// The other side may hear of it.
+    Ended,
+    /// This machine is on a network that nobody knows.
+    Away,
+}
+
 impl<A: Fn(&View, Wall) -> bool> Reason<A> {
     /// Waits until the reason is gone.
-    async fn gone(mut self) {
+    async fn gone(mut self) -> Gone {
         let mut trust = self.trust.changed();
         loop {
             trust.mark_unchanged();
-            let linked = self.lan.borrow_and_update().still_has(&self.link);
-            if !linked || !(self.alive)(&self.trust.view(), wall()) {
-                return;
+            let view = Arc::clone(&self.lan.borrow_and_update());
+            if view.unknown.iter().any(|(device, _)| *device == self.link.device) {
+                return Gone::Away;
+            }
+            if !view.still_has(&self.link) || !(self.alive)(&self.trust.view(), wall()) {
+                return Gone::Ended;
             }
             tokio::select! {
                 // Whoever said where the local network may be used is gone, and so is the word.
-                changed = self.lan.changed() => if changed.is_err() { return },
+                changed = self.lan.changed() => if changed.is_err() { return Gone::Ended },
                 _ = trust.changed() => {}
                 () = sleep(self.every) => {}
             }
@@ -68,32 +78,25 @@ pub(in crate::net) struct Tied<S> {
 #[derive(Debug)]
 struct Knot {
     cut: AtomicBool,
-    /// The stream's own socket, for shutting it down; gone with the stream.
-    socket: Mutex<Option<Socket>>,
-}
-
-/// The socket of a stream, once more: for [`Tied::new`].
-pub(in crate::net) fn socket_of(stream: &TcpStream) -> io::Result<Socket> {
-    SockRef::from(stream).try_clone()
+    leash: Arc<Leash>,
 }
 
 impl<S> Tied<S> {
-    /// Ties `io`, which runs over `socket`, to `reason`. `held` is let go with the stream.
+    /// Ties `io`, whose connection hangs on `leash`, to `reason`. `held` is let go with the stream.
     pub(in crate::net) fn new<A>(
         io: S,
-        socket: Socket,
+        leash: Arc<Leash>,
         reason: Reason<A>,
         held: impl Send + 'static,
     ) -> Tied<S>
     where
         A: Fn(&View, Wall) -> bool + Send + Sync + 'static,
     {
-        let knot = Arc::new(Knot { cut: AtomicBool::new(false), socket: Mutex::new(Some(socket)) });
+        let knot = Arc::new(Knot { cut: AtomicBool::new(false), leash });
         let other = Arc::clone(&knot);
         let task = Task::spawn(async move {
             let _held = held;
-            reason.gone().await;
-            other.cut();
+            other.cut(reason.gone().await);
         });
         Tied { io, knot, _task: task }
     }
@@ -104,21 +107,13 @@ impl<S> Tied<S> {
 }
 
 impl Knot {
-    fn cut(&self) {
+    fn cut(&self, how: Gone) {
         self.cut.store(true, Relaxed);
-        if let Some(socket) = self.socket.lock().take() {
-            // What still waits to be sent is not sent any more. A socket that is gone already
-            // needs none of this.
-            let _ = socket.set_linger(Some(Duration::ZERO));
-            let _ = socket.shutdown(std::net::Shutdown::Both);
+        if how == Gone::Away || !self.leash.holds() {
+            self.leash.lose();
+        } else {
+            self.leash.shut();
         }
-    }
-}
-
-impl<S> Drop for Tied<S> {
-    fn drop(&mut self) {
-        // A second handle would keep the connection open.
-        self.knot.socket.lock().take();
     }
 }
 

@@ -74,6 +74,9 @@ pub struct LanLink {
     pub gateway: Option<IpAddr>,
     /// Which network it is: the keyed hash that the state folder knows it by.
     pub network: Arc<str>,
+    /// Moves when the cable or the Wi-Fi was lost in between: what was made before is not used
+    /// after, since nobody knows at once where it came back.
+    pub epoch: u64,
 }
 
 impl LanLink {
@@ -86,6 +89,7 @@ impl LanLink {
             prefix: interface.prefix,
             gateway: interface.gateway.as_ref().map(|g| g.addr),
             network: network.into(),
+            epoch: interface.epoch,
         }
     }
 

@@ -18,7 +18,7 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use super::follow::{Arrival, Follower, MeshPort, WAITING, Wanted};
 use super::tls;
 use crate::net::Io;
-use crate::net::lan::{LanLink, LanView, Reason, Tied, socket_of};
+use crate::net::lan::{LanLink, LanView, Reason, Tied};
 use crate::net::sockets::Sockets;
 use crate::net::task::Task;
 use crate::telemetry::metrics::Metrics;
@@ -190,10 +190,14 @@ impl Front {
         let (lan, trust) = (self.lan.clone(), self.trust.clone());
         let (limit, every) = (self.limit, self.every);
         let (tags, places) = (Arc::clone(&self.tags), Arc::clone(&self.places));
+        let leashes = self.sockets.leashes().clone();
         let metrics = Arc::clone(&self.metrics);
         async move {
             let refused = |reason| metrics.refused(ListenerKind::Lan, reason);
-            let socket = socket_of(&stream).ok()?;
+            // (A demo's listener is on no network that could be lost.)
+            let carrier = (local.ip() == wanted.ip()).then(|| leashes.carrier(&link));
+            let stream = leashes.tie(stream, link.clone(), carrier).ok()?;
+            let leash = stream.leash();
             // The listener is bound to that one address, so that is what was called (`local` is
             // where a demo's listener really is).
             let shaken = tls::pinned(stream, wanted, &trust, |nonce| tags.lock().is_fresh(nonce));
@@ -216,7 +220,7 @@ impl Front {
             };
             let alive = move |view: &View, now: Wall| view.live_key(&key, now).is_some();
             let reason = Reason { lan, link, trust, alive, every };
-            let io = Tied::new(stream, socket, reason, place);
+            let io = Tied::new(stream, leash, reason, place);
             Some(LanAccepted { io: Box::new(io), key, local, remote })
         }
     }

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use rustls::server::{Accepted, Acceptor};
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::server::TlsStream;
@@ -87,12 +87,12 @@ pub async fn tls_hello(
 /// A handshake on the local network with a peer whose pin lives. `at` is our address there, by
 /// which the peer has to mean us: a tag that was said elsewhere calls nobody here. `fresh` says
 /// whether a tag's random part is seen for the first time: one that was overheard does neither.
-pub(super) async fn pinned(
-    mut stream: TcpStream,
+pub(super) async fn pinned<S: AsyncRead + AsyncWrite + Unpin>(
+    mut stream: S,
     at: SocketAddr,
     trust: &Trust,
     fresh: impl FnOnce(tag::Nonce) -> bool,
-) -> Result<(TlsStream<TcpStream>, PublicKey), Refused> {
+) -> Result<(TlsStream<S>, PublicKey), Refused> {
     let accepted = client_hello(&mut stream).await?;
     let ring = trust.view().ring.clone().ok_or(Refused::NotCalled)?;
     let keys: Vec<PublicKey> = ring.all().map(|own| own.key()).collect();
@@ -123,7 +123,7 @@ pub(super) async fn pinned(
 }
 
 /// Reads the first message of a client and answers nothing, whatever it is.
-async fn client_hello(stream: &mut TcpStream) -> io::Result<Accepted> {
+async fn client_hello<S: AsyncRead + Unpin>(stream: &mut S) -> io::Result<Accepted> {
     let invalid = || io::Error::from(io::ErrorKind::InvalidData);
     let mut acceptor = Acceptor::default();
     let mut buffer = [0; 4096];

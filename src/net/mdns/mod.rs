@@ -5,7 +5,7 @@
 //! a tag; here it is a text.
 //!
 //! Each link has a socket of its own, bound to its device and a member of the group there and
-//! nowhere else. Without a link there is no socket, so on a network that is not known nothing
+//! nowhere else, and says nothing more once its network was lost. Without a link there is no socket, so on a network that is not known nothing
 //! is sent, not even that this machine would listen. (A library that joins the group on every
 //! interface and then leaves the ones it is told to leave has been heard by all of them.) The
 //! port is shared with Avahi, systemd-resolved and the like.
@@ -31,6 +31,7 @@ use tokio::net::UdpSocket;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 
+use super::lan::Carrier;
 use super::task::Task;
 use packet::Names;
 
@@ -71,6 +72,8 @@ pub struct Place {
     pub addr: Ipv4Addr,
     /// The length of its prefix.
     pub prefix: u8,
+    /// Moves when the network was lost in between.
+    pub epoch: u64,
 }
 
 /// A tag that somebody said.
@@ -153,6 +156,7 @@ impl Follower {
 
     fn open(&self, place: &Place) -> io::Result<Task> {
         let link = Link {
+            carrier: Carrier::new(&place.device, Some(place.index), place.epoch),
             socket: open(place)?,
             place: place.clone(),
             names: Names::random(),
@@ -166,6 +170,7 @@ impl Follower {
 
 /// One socket on one link.
 struct Link {
+    carrier: Carrier,
     socket: UdpSocket,
     place: Place,
     names: Names,
@@ -253,6 +258,10 @@ impl Link {
 
     async fn tell(&self, packet: Option<Vec<u8>>) {
         let Some(packet) = packet else { return };
+        // Whoever lost the network may be on another one: this link is about to go.
+        if !self.carrier.holds() {
+            return;
+        }
         if let Err(error) = self.socket.send_to(&packet, (GROUP, PORT)).await {
             tracing::debug!(device = self.place.device, "mdns: {error}");
         }
