@@ -174,6 +174,7 @@ fn peer(node: &Node, seen: &Seen<'_>, wall: &impl Fn(Moment) -> String) -> Value
                 "state": state,
                 "why": why,
                 "rttMs": cell.rtt().map(|rtt| rtt.as_secs_f64() * 1e3),
+                "uplinkBytesPerSecond": cell.uplink.estimate().known(),
                 "lastOk": (last > 0).then(|| wall(Moment::from_millis(last))),
                 "lastOkSeconds": (last > 0).then_some(ago.as_secs()),
             })
@@ -245,7 +246,11 @@ fn model(model: &Model, show: impl Fn(&Offer) -> bool, now: Moment) -> Value {
                 "variant": model.variants.iter().any(|v| Arc::ptr_eq(v, o)),
                 "restsSeconds": rests(o, now),
                 "tokensPerSecond": known(o.cell.decode.get()),
+                "promptTokensPerSecond": known(o.cell.prefill.get()),
+                "loadBytesPerSecond": known(o.cell.load_rate.get()),
                 "ttftMs": known(o.cell.ttft.get()).map(|s| s * 1e3),
+                // How old these speeds are: those of an earlier run are told, too.
+                "measuredSeconds": o.cell.measured(now).map(|age| age.as_secs()),
             })
         })
         .collect();

@@ -37,7 +37,7 @@ const PRIOR_CPU_DECODE: f64 = 6.0;
 /// Bytes of weights a second where no load was ever seen.
 const PRIOR_LOAD_RATE: f64 = 1e9;
 /// One stream of `n` side by side runs at `n^-SHARING` of its lone speed.
-const SHARING: f64 = 0.25;
+pub(super) const SHARING: f64 = 0.25;
 /// No term counts for more than this: a week orders as well as for ever, and stays finite.
 const MOST: f64 = 7.0 * 24.0 * 3600.0;
 

@@ -5,7 +5,9 @@
 //! so a simulator can drive the same code as the program.
 
 mod choose;
+pub mod prefix;
 pub mod queue;
+pub mod rates;
 mod rest;
 
 pub use choose::{Ask, Candidate, Choice, Pick, Terms, choose, score};

@@ -76,15 +76,11 @@ pub(super) fn speed(value: f64) -> f64 {
 
 /// Remembered speeds, cut down.
 pub(super) fn rates(mut rates: Rates) -> Rates {
-    for value in [
-        &mut rates.prefill,
-        &mut rates.decode,
-        &mut rates.load_rate,
-        &mut rates.ttft,
-        &mut rates.out_tokens,
-    ] {
+    for value in [&mut rates.prefill, &mut rates.decode, &mut rates.load_rate, &mut rates.ttft] {
         *value = speed(*value);
     }
+    rates.digest = rates.digest.filter(is_digest);
+    rates.size = rates.size.min(MOST_SIZE);
     rates
 }
 

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::snapshot::Offer;
+use super::snapshot::{Offer, Path};
 use crate::balance::Candidate;
-use crate::types::{Api, Capabilities, EngineKind, Moment};
+use crate::types::{Api, Capabilities, ClientKind, EngineKind, Moment, PathKind};
 
 /// What a request needs of an offer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,6 +15,10 @@ pub struct Need {
     /// What the model has to be able to do. An offer known not to is a last resort: its
     /// engine's own words say best what is wrong.
     pub capabilities: Capabilities,
+    /// Who asks: answers are as long as that kind of client has had them.
+    pub client: ClientKind,
+    /// Bytes of the request's body.
+    pub bytes: u64,
 }
 
 /// Fills `out` with a candidate for each of `offers` that speaks the dialect;
@@ -34,6 +38,7 @@ fn candidate(index: usize, offer: &Offer, need: &Need, now: Moment) -> Candidate
     let (cell, node) = (&offer.cell, &offer.node);
     let path = node.tries().next();
     let rest_until = Moment::from_millis(cell.rest_until.load(Relaxed));
+    let (prefill, decode) = cell.speeds();
     let on_gpu = offer.ps.as_ref().and_then(|row| row.get("size_vram")?.as_u64());
     Candidate {
         index,
@@ -48,16 +53,36 @@ fn candidate(index: usize, offer: &Offer, need: &Need, now: Moment) -> Candidate
         on_cpu: on_gpu == Some(0),
         inflight: cell.inflight.load(Relaxed).max(cell.running.load(Relaxed)),
         queued: cell.queued.load(Relaxed),
-        slots: offer.endpoint.slots.unwrap_or_else(|| usual_slots(offer.endpoint.kind)),
-        prefill: cell.prefill.get(),
-        decode: cell.decode.get(),
+        slots: offer.slots(),
+        prefill,
+        decode,
         load_rate: cell.load_rate.get(),
-        out_tokens: cell.out_tokens.get(),
+        out_tokens: cell.lengths.of(need.client),
         size: offer.size,
         rtt: path.and_then(|p| p.cell.rtt()).map_or(0.0, |rtt| rtt.as_secs_f64()),
-        // What only reports, sessions and measured uplinks would say.
+        upload: path.map_or(0.0, |path| upload(path, need.bytes)),
+        // What only reports and sessions would say.
         ..Candidate::default()
     }
+}
+
+impl Offer {
+    /// How many requests run side by side: as its engine says, or as is usual.
+    pub fn slots(&self) -> u32 {
+        self.endpoint.slots.unwrap_or_else(|| usual_slots(self.endpoint.kind)).max(1)
+    }
+}
+
+/// Seconds for a body of so many bytes on this way.
+fn upload(path: &Path, bytes: u64) -> f64 {
+    let known = path.cell.uplink.estimate().known();
+    let usual = match path.kind {
+        PathKind::Loopback => 1e9,
+        PathKind::Lan => 4e7,
+        // A home's way out to the internet: what a tunnel has if it is not a short one.
+        PathKind::Tailnet | PathKind::Hosted => 4e6,
+    };
+    bytes as f64 / known.unwrap_or(usual)
 }
 
 /// Whether the model can do what is asked; one that says nothing of itself may.
@@ -89,7 +114,12 @@ mod tests {
     use crate::types::{ApiSet, ModelKey, NodeName};
 
     fn need(words: &[&str]) -> Need {
-        Need { api: Api::Chat, capabilities: Capabilities::from_words(words.iter().copied()) }
+        Need {
+            api: Api::Chat,
+            capabilities: Capabilities::from_words(words.iter().copied()),
+            client: ClientKind::Sdk,
+            bytes: 0,
+        }
     }
 
     /// `tiny` on an own engine that knows no Ollama dialect, and on a peer.
@@ -139,6 +169,7 @@ mod tests {
             queued: 1,
             slots: 1,
             decode: 50.0,
+            out_tokens: 200.0,
             size: 1000,
             rtt: 0.004,
             ..Candidate::default()

@@ -10,34 +10,11 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use super::rate::{Lengths, Rate};
 use crate::balance;
-use crate::types::Moment;
-
-/// An `f64` that several tasks may read and move.
-#[derive(Debug, Default)]
-pub struct AtomicF64(AtomicU64);
-
-impl AtomicF64 {
-    /// The value.
-    pub fn get(&self) -> f64 {
-        f64::from_bits(self.0.load(Relaxed))
-    }
-
-    /// Replaces the value.
-    pub fn set(&self, value: f64) {
-        self.0.store(value.to_bits(), Relaxed);
-    }
-
-    /// Moves the value towards `sample` by `weight`; the first sample is taken whole.
-    /// Samples that are not finite or not positive are ignored.
-    pub fn observe(&self, sample: f64, weight: f64) {
-        if !sample.is_finite() || sample <= 0.0 {
-            return;
-        }
-        let old = self.get();
-        self.set(if old > 0.0 { old + weight * (sample - old) } else { sample });
-    }
-}
+use crate::balance::prefix::{Print, Recent};
+use crate::balance::rates::{self, Estimate, Reply, Sample};
+use crate::types::{ClientKind, Digest, Moment};
 
 /// The live numbers of one model at one endpoint.
 #[derive(Debug, Default)]
@@ -52,16 +29,24 @@ pub struct Cell {
     pub loaded_ctx: AtomicU64,
     /// Whether it is being loaded.
     pub loading: AtomicBool,
-    /// Prompt tokens a second, measured on prompts that were not cached. 0 = never measured.
-    pub prefill: AtomicF64,
-    /// Answer tokens a second. 0 = never measured.
-    pub decode: AtomicF64,
-    /// Bytes of weights loaded a second. 0 = never measured.
-    pub load_rate: AtomicF64,
-    /// Seconds to the first body byte, as seen here. 0 = never measured.
-    pub ttft: AtomicF64,
-    /// Tokens per answer, as seen here. 0 = never measured.
-    pub out_tokens: AtomicF64,
+    /// Prompt tokens a second, measured on prompts that were not cached.
+    pub prefill: Rate,
+    /// Answer tokens a second of a lone request.
+    pub decode: Rate,
+    /// Seconds to the first byte of a stream, as seen here.
+    pub ttft: Rate,
+    /// Bytes of weights loaded a second: its engine's, whatever the model.
+    pub load_rate: Arc<Rate>,
+    /// What its engine's speeds are for a model of one byte.
+    pub scale: Arc<Scale>,
+    /// How long the model's answers are, wherever they are given.
+    pub lengths: Arc<Lengths>,
+    /// Bytes of the model; 0 = not known.
+    pub size: AtomicU64,
+    /// What its speeds are about: the content that had this digest.
+    digest: Mutex<Option<Digest>>,
+    /// The last prompts that were read there for us.
+    recent: Mutex<Recent>,
     /// Until when it rests after a failure (milliseconds since the start).
     pub rest_until: AtomicU64,
     /// How many failures in a row.
@@ -69,6 +54,11 @@ pub struct Cell {
 }
 
 impl Cell {
+    /// A cell that shares what its engine's and its model's other cells have seen.
+    pub fn of(load_rate: Arc<Rate>, scale: Arc<Scale>, lengths: Arc<Lengths>) -> Cell {
+        Cell { load_rate, scale, lengths, ..Cell::default() }
+    }
+
     /// Whether it rests at `now`.
     pub fn rests(&self, now: Moment) -> bool {
         self.rest_until.load(Relaxed) > now.millis()
@@ -95,6 +85,94 @@ impl Cell {
     pub fn is_loaded(&self) -> bool {
         self.loaded_ctx.load(Relaxed) > 0
     }
+
+    /// The model is of this size and content. Speeds of other content under its name are
+    /// forgotten.
+    pub fn about(&self, digest: Option<&Digest>, size: u64) {
+        self.size.store(size, Relaxed);
+        let mut about = self.digest.lock();
+        if digest.is_none() || about.as_ref() == digest {
+            return;
+        }
+        if std::mem::replace(&mut *about, digest.cloned()).is_some() {
+            for rate in [&self.prefill, &self.decode, &self.ttft] {
+                rate.reset();
+            }
+        }
+    }
+
+    /// What its speeds are about.
+    pub fn digest(&self) -> Option<Digest> {
+        self.digest.lock().clone()
+    }
+
+    /// The share of a prompt that it has read just before; notes the prompt.
+    pub fn read_before(&self, prompt: Print) -> f64 {
+        let mut recent = self.recent.lock();
+        let share = recent.share(&prompt);
+        recent.note(prompt);
+        share
+    }
+
+    /// Learns from a successful answer that has ended.
+    pub fn learn(&self, reply: &Reply, client: ClientKind, now: Moment) {
+        let size = self.size.load(Relaxed) as f64;
+        let sized = |sample: Sample| Sample { value: sample.value * size, ..sample };
+        if let Some(sample) = rates::decode(reply) {
+            self.decode.learn(sample, rates::SPEED, now);
+            self.scale.decode.learn(sized(sample), rates::SPEED, now);
+        }
+        if let Some(sample) = rates::prefill(reply, self.prefill.estimate()) {
+            self.prefill.learn(sample, rates::SPEED, now);
+            self.scale.prefill.learn(sized(sample), rates::SPEED, now);
+        }
+        if let Some(sample) = rates::length(reply, self.lengths.of(client)) {
+            self.lengths.learn(client, sample, now);
+        }
+    }
+
+    /// A load of it took so long.
+    pub fn loaded_in(&self, took: Duration, bytes: u64, now: Moment) {
+        if let Some(sample) = rates::load(bytes, took) {
+            self.load_rate.learn(sample, rates::LOAD, now);
+        }
+    }
+
+    /// Prompt and answer tokens a second: as measured, or as other models of its engine let
+    /// expect for one of its size. 0 = neither.
+    pub fn speeds(&self) -> (f64, f64) {
+        let size = self.size.load(Relaxed) as f64;
+        let guess = |rate: &Rate, scale: &Rate| match rate.get() {
+            known if known > 0.0 => known,
+            _ if size > 0.0 => scale.get() / size,
+            _ => 0.0,
+        };
+        (guess(&self.prefill, &self.scale.prefill), guess(&self.decode, &self.scale.decode))
+    }
+
+    /// How long ago a speed of it was last measured; `None` = never.
+    pub fn measured(&self, now: Moment) -> Option<Duration> {
+        [&self.prefill, &self.decode].into_iter().filter_map(|rate| rate.age(now)).min()
+    }
+}
+
+/// What an engine's speeds are for a model of one byte: a model of twice the size runs at about
+/// half the speed, so one model that was measured lets expect what another will do.
+#[derive(Debug, Default)]
+pub struct Scale {
+    /// Prompt tokens a second, times bytes.
+    pub prefill: Rate,
+    /// Answer tokens a second, times bytes.
+    pub decode: Rate,
+}
+
+impl Scale {
+    /// Takes over what an earlier run measured of one model.
+    pub(super) fn recall(&self, size: u64, prefill: f64, decode: f64, age: Duration) {
+        for (rate, value) in [(&self.prefill, prefill), (&self.decode, decode)] {
+            rate.recall(Estimate { value: value * size as f64, trust: 1.0 }, age);
+        }
+    }
 }
 
 /// The live numbers of one path to one node.
@@ -108,6 +186,9 @@ pub struct PathCell {
     pub last_ok: AtomicU64,
     /// Probes missed in a row.
     pub misses: AtomicU32,
+    /// Bytes of request bodies a second, as far as large ones went this kind of way to that
+    /// node.
+    pub uplink: Arc<Rate>,
     /// Whether the peer answers on it and would serve us on another path only. Never with
     /// `alive`.
     standby: AtomicBool,
@@ -116,6 +197,11 @@ pub struct PathCell {
 }
 
 impl PathCell {
+    /// A path of a kind on which bodies went that fast to that node.
+    pub fn with_uplink(uplink: Arc<Rate>) -> PathCell {
+        PathCell { uplink, ..PathCell::default() }
+    }
+
     /// Something came back. True if the path was dead until now.
     pub fn ok(&self, now: Moment, rtt: Option<Duration>) -> bool {
         let was_alive = self.alive.swap(true, Relaxed);
@@ -250,15 +336,53 @@ mod tests {
         assert!(!cell.rests(now));
     }
 
-    #[test]
-    fn speeds_ignore_what_is_no_speed() {
-        let speed = AtomicF64::default();
-        for nonsense in [f64::NAN, f64::INFINITY, 0.0, -3.0] {
-            speed.observe(nonsense, 0.5);
+    /// An answer of 64 tokens at 40 a second to a prompt of 256 at 1000.
+    fn reply() -> Reply {
+        Reply {
+            prompt_tokens: Some(256),
+            output_tokens: Some(64),
+            prompt: Some(Duration::from_millis(256)),
+            decode: Some(Duration::from_millis(1600)),
+            ..Reply::default()
         }
-        assert_eq!(speed.get(), 0.0);
-        speed.observe(10.0, 0.25);
-        speed.observe(20.0, 0.25);
-        assert_eq!(speed.get(), 12.5);
+    }
+
+    #[test]
+    fn an_answer_teaches_its_model_and_lets_expect_others_of_the_engine() {
+        let (now, scale) = (Moment::from_millis(1000), Arc::new(Scale::default()));
+        let tiny = Cell { scale: scale.clone(), ..Cell::default() };
+        let large = Cell { scale, ..Cell::default() };
+        tiny.about(None, 1_000_000_000);
+        large.about(None, 4_000_000_000);
+        assert_eq!((tiny.speeds(), tiny.measured(now)), ((0.0, 0.0), None));
+        tiny.learn(&reply(), ClientKind::Sdk, now);
+        assert_eq!(tiny.speeds(), (1000.0, 40.0));
+        assert_eq!(large.speeds(), (250.0, 10.0));
+        assert_eq!((large.decode.get(), large.measured(now)), (0.0, None));
+        let later = Moment::from_millis(4000);
+        assert_eq!(tiny.measured(later), Some(Duration::from_secs(3)));
+        assert!(tiny.lengths.of(ClientKind::Sdk) < 200.0);
+    }
+
+    #[test]
+    fn other_content_under_the_name_has_speeds_of_its_own() {
+        let cell = Cell::default();
+        let (one, two) = (Digest("1".into()), Digest("2".into()));
+        cell.decode.set(9.0);
+        cell.about(Some(&one), 1);
+        assert_eq!(cell.decode.get(), 9.0, "nobody knew of what it was");
+        cell.about(None, 1);
+        cell.about(Some(&one), 1);
+        assert_eq!(cell.decode.get(), 9.0);
+        cell.about(Some(&two), 1);
+        assert_eq!((cell.decode.get(), cell.digest()), (0.0, Some(two)));
+    }
+
+    #[test]
+    fn a_prompt_is_known_again_where_it_was_read() {
+        let (cell, other, key) = (Cell::default(), Cell::default(), std::hash::RandomState::new());
+        let prompt = Print::of([&[7_u8; 900][..]], 900, &key);
+        assert_eq!((cell.read_before(prompt), cell.read_before(prompt)), (0.0, 1.0));
+        assert_eq!(other.read_before(prompt), 0.0);
     }
 }

@@ -12,8 +12,8 @@ use serde_json::Value;
 
 use super::snapshot::Unused;
 use crate::types::{
-    ApiSet, Capabilities, Dial, Digest, EngineKind, NodeId, NodeKind, NodeName, Principal,
-    RungState,
+    ApiSet, Capabilities, ClientKind, Dial, Digest, EngineKind, NodeId, NodeKind, NodeName,
+    PathKind, Principal, RungState,
 };
 
 /// One thing the directory is told.
@@ -272,6 +272,52 @@ pub struct Remembered {
     pub engines: Vec<EngineListing>,
     /// Measured speeds.
     pub rates: Vec<Rates>,
+    /// How long answers are; with this node's own row.
+    pub lengths: Vec<Length>,
+    /// How fast bodies go to it.
+    pub uplinks: Vec<Uplink>,
+}
+
+impl Remembered {
+    /// The same, later.
+    #[must_use]
+    pub fn older(mut self, by: Duration) -> Remembered {
+        let rates = self.rates.iter_mut().map(|row| &mut row.age);
+        let lengths = self.lengths.iter_mut().map(|row| &mut row.age);
+        let uplinks = self.uplinks.iter_mut().map(|row| &mut row.age);
+        for age in rates.chain(lengths).chain(uplinks).chain([&mut self.age]) {
+            *age = age.saturating_add(by);
+        }
+        self
+    }
+}
+
+/// How long the answers of one model are.
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Length {
+    /// The model's canonical name.
+    pub model: String,
+    /// For whom.
+    pub client: ClientKind,
+    /// Tokens.
+    pub tokens: f64,
+    /// How long ago that was last seen.
+    #[serde(skip)]
+    pub age: Duration,
+}
+
+/// How fast request bodies go one kind of way to a node.
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Uplink {
+    /// The kind of way.
+    pub kind: PathKind,
+    /// Bytes a second.
+    pub bytes_per_second: f64,
+    /// How long ago that was last measured.
+    #[serde(skip)]
+    pub age: Duration,
 }
 
 /// Measured speeds of one offer.
@@ -282,6 +328,10 @@ pub struct Rates {
     pub engine: String,
     /// The model's canonical name.
     pub model: String,
+    /// The content they were measured of.
+    pub digest: Option<Digest>,
+    /// Its bytes.
+    pub size: u64,
     /// Prompt tokens a second; 0 = never measured, as in all that follow.
     pub prefill: f64,
     /// Answer tokens a second.
@@ -290,6 +340,7 @@ pub struct Rates {
     pub load_rate: f64,
     /// Seconds to the first byte.
     pub ttft: f64,
-    /// Tokens of a usual answer.
-    pub out_tokens: f64,
+    /// How long ago one of them was last measured.
+    #[serde(skip)]
+    pub age: Duration,
 }

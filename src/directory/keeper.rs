@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
-use super::event::Remembered;
+use super::event::{Rates, Remembered};
 use super::saved::{self, Scope};
 use super::writer::State;
 use crate::types::Moment;
@@ -92,11 +92,25 @@ impl Keeper {
     }
 }
 
-/// A hash of everything but ages and speeds.
+/// A hash of everything but ages and speeds: of those, which are known at all.
 fn print(memory: &[Remembered]) -> u64 {
     let mut hasher = DefaultHasher::new();
     for node in memory {
-        let plain = Remembered { age: Duration::ZERO, rates: Vec::new(), ..node.clone() };
+        let mut plain = Remembered { age: Duration::ZERO, ..node.clone() };
+        let known = |value: f64| if value > 0.0 { 1.0 } else { 0.0 };
+        for rates in &mut plain.rates {
+            let Rates { prefill, decode, load_rate, ttft, age, .. } = rates;
+            for value in [prefill, decode, load_rate, ttft] {
+                *value = known(*value);
+            }
+            *age = Duration::ZERO;
+        }
+        for length in &mut plain.lengths {
+            (length.tokens, length.age) = (1.0, Duration::ZERO);
+        }
+        for uplink in &mut plain.uplinks {
+            (uplink.bytes_per_second, uplink.age) = (1.0, Duration::ZERO);
+        }
         saved::encode(&[plain], 0).unwrap_or_default().hash(&mut hasher);
     }
     // Never the mark of a file that was only read.

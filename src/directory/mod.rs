@@ -12,6 +12,7 @@ pub mod cell;
 pub mod event;
 mod keeper;
 mod own;
+mod rate;
 mod registry;
 pub mod saved;
 pub mod snapshot;
@@ -24,12 +25,13 @@ mod union;
 pub mod writer;
 
 pub use candidates::Need;
-pub use cell::{Cell, PathCell};
+pub use cell::{Cell, PathCell, Scale};
 pub use event::{
-    EngineListing, Event, Grant, Identity, Listing, ModelListing, Peer, Rates, Remembered, Server,
-    Settings,
+    EngineListing, Event, Grant, Identity, Length, Listing, ModelListing, Peer, Rates, Remembered,
+    Server, Settings, Uplink,
 };
 pub use own::wire_of;
+pub use rate::{Lengths, Rate};
 pub use registry::Registry;
 pub use snapshot::{Endpoint, Lost, Model, Node, Offer, Path, Snapshot, Unions, Unused};
 pub use task::{Directory, DirectoryConfig, Look};

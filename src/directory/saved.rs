@@ -14,7 +14,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::event::{EngineListing, ModelListing, Rates, Remembered};
+use super::event::{EngineListing, Length, ModelListing, Rates, Remembered, Uplink};
 use crate::types::{ApiSet, Capabilities, ControlId, Dial, Digest, EngineKind, NodeId, NodeKind};
 
 const VERSION: u32 = 1;
@@ -71,7 +71,39 @@ struct Node {
     /// Seconds since 1970.
     heard: u64,
     engines: Vec<Engine>,
-    rates: Vec<Rates>,
+    rates: Vec<Measured<Rates>>,
+    #[serde(default)]
+    lengths: Vec<Measured<Length>>,
+    #[serde(default)]
+    uplinks: Vec<Measured<Uplink>>,
+}
+
+/// Something that was measured, and when.
+#[derive(Serialize, Deserialize)]
+struct Measured<T> {
+    #[serde(flatten)]
+    what: T,
+    /// Seconds since 1970.
+    #[serde(default)]
+    measured: u64,
+}
+
+/// Turns ages into times of day.
+fn dated<T: Clone>(rows: &[T], wall: u64, age: impl Fn(&T) -> Duration) -> Vec<Measured<T>> {
+    let row = |what: &T| Measured {
+        what: what.clone(),
+        measured: wall.saturating_sub(age(what).as_secs()),
+    };
+    rows.iter().map(row).collect()
+}
+
+/// Turns times of day into ages.
+fn undated<T>(rows: Vec<Measured<T>>, wall: u64, age: impl Fn(&mut T) -> &mut Duration) -> Vec<T> {
+    let row = |mut row: Measured<T>| {
+        *age(&mut row.what) = Duration::from_secs(wall.saturating_sub(row.measured));
+        row.what
+    };
+    rows.into_iter().map(row).collect()
 }
 
 #[derive(Serialize, Deserialize)]
@@ -110,7 +142,9 @@ pub fn encode(nodes: &[Remembered], wall: u64) -> Result<Vec<u8>, serde_json::Er
         version: n.version.clone(),
         heard: wall.saturating_sub(n.age.as_secs()),
         engines: n.engines.iter().map(write_engine).collect(),
-        rates: n.rates.clone(),
+        rates: dated(&n.rates, wall, |row| row.age),
+        lengths: dated(&n.lengths, wall, |row| row.age),
+        uplinks: dated(&n.uplinks, wall, |row| row.age),
     });
     serde_json::to_vec(&File { v: VERSION, nodes: nodes.collect() })
 }
@@ -131,7 +165,9 @@ pub fn decode(bytes: &[u8], scope: &Scope, wall: u64) -> Result<Vec<Remembered>,
             // A clock that was set back makes nothing younger than now.
             age: Duration::from_secs(wall.saturating_sub(n.heard)),
             engines: n.engines.into_iter().map(read_engine).collect(),
-            rates: n.rates,
+            rates: undated(n.rates, wall, |row| &mut row.age),
+            lengths: undated(n.lengths, wall, |row| &mut row.age),
+            uplinks: undated(n.uplinks, wall, |row| &mut row.age),
         })
         .collect())
 }
@@ -235,6 +271,7 @@ fn read_model(model: Model) -> ModelListing {
 mod tests {
     use super::super::testing::{engine, id, model};
     use super::*;
+    use crate::types::{ClientKind, PathKind};
 
     fn gpu() -> Remembered {
         let mut engine = engine("ollama", vec![model("tiny")]);
@@ -242,9 +279,20 @@ mod tests {
         let rates = Rates {
             engine: "ollama".into(),
             model: "tiny".into(),
+            digest: Some(Digest("d1".into())),
+            size: 1000,
             decode: 42.5,
+            age: Duration::from_secs(7),
             ..Rates::default()
         };
+        let length = Length {
+            model: "tiny".into(),
+            client: ClientKind::OpenWebui,
+            tokens: 321.5,
+            age: Duration::from_secs(8),
+        };
+        let uplink =
+            Uplink { kind: PathKind::Tailnet, bytes_per_second: 5e6, age: Duration::from_secs(9) };
         Remembered {
             node: id("gpu"),
             kind: NodeKind::Rich,
@@ -253,7 +301,19 @@ mod tests {
             age: Duration::from_secs(100),
             engines: vec![engine],
             rates: vec![rates],
+            lengths: vec![length],
+            uplinks: vec![uplink],
         }
+    }
+
+    /// The same, its parts so many seconds old.
+    fn aged(node: u64, rates: u64, length: u64, uplink: u64) -> Remembered {
+        let mut gpu = gpu();
+        gpu.age = Duration::from_secs(node);
+        gpu.rates[0].age = Duration::from_secs(rates);
+        gpu.lengths[0].age = Duration::from_secs(length);
+        gpu.uplinks[0].age = Duration::from_secs(uplink);
+        gpu
     }
 
     fn home() -> Scope {
@@ -263,10 +323,26 @@ mod tests {
     #[test]
     fn what_is_saved_comes_back_older() {
         let bytes = encode(&[gpu()], 5_000).unwrap();
-        let later = Remembered { age: Duration::from_secs(160), ..gpu() };
-        assert_eq!(decode(&bytes, &home(), 5_060), Ok(vec![later]));
-        let back = Remembered { age: Duration::ZERO, ..gpu() };
-        assert_eq!(decode(&bytes, &home(), 60), Ok(vec![back]), "the clock was set back");
+        assert_eq!(decode(&bytes, &home(), 5_060), Ok(vec![aged(160, 67, 68, 69)]));
+        assert_eq!(
+            decode(&bytes, &home(), 60),
+            Ok(vec![aged(0, 0, 0, 0)]),
+            "the clock was set back"
+        );
+    }
+
+    #[test]
+    fn a_file_of_before_there_were_ages_is_read_as_an_old_one() {
+        let text = String::from_utf8(encode(&[gpu()], 5_000).unwrap()).unwrap();
+        let mut file: Value = serde_json::from_str(&text).unwrap();
+        let node = file["nodes"][0].as_object_mut().unwrap();
+        node.remove("lengths");
+        node.remove("uplinks");
+        node["rates"][0].as_object_mut().unwrap().remove("measured");
+        let read = decode(file.to_string().as_bytes(), &home(), 5_060).unwrap();
+        assert_eq!(read[0].rates[0].decode, 42.5);
+        assert_eq!(read[0].rates[0].age, Duration::from_secs(5_060));
+        assert_eq!((read[0].lengths.len(), read[0].uplinks.len()), (0, 0));
     }
 
     #[test]
@@ -286,7 +362,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let whole = encode(&[gpu()], 0).unwrap();
         store(folder.path(), &home(), &whole).unwrap();
-        assert_eq!(load(folder.path(), &home(), 100), [gpu()]);
+        assert_eq!(load(folder.path(), &home(), 100), [aged(100, 100, 100, 100)]);
         let path = home().file(folder.path()).unwrap();
         for torn in [&whole[..whole.len() / 2], b"", b"{\"v\":9,\"nodes\":[]}", b"\0\0\0"] {
             std::fs::write(&path, torn).unwrap();

@@ -11,7 +11,7 @@ use super::saved::Scope;
 use super::testing::{dial, engine, id, lan, listing, model, peer};
 use super::writer::{State, apply};
 use super::{Registry, Snapshot, build};
-use crate::types::{Api, Capabilities, ModelKey, Moment, NodeKind, NodeName};
+use crate::types::{Api, Capabilities, ClientKind, ModelKey, Moment, NodeKind, NodeName};
 
 /// A writer without its task.
 struct World {
@@ -424,7 +424,12 @@ fn a_way_that_stands_by_is_the_last_try_and_keeps_the_models() {
     assert_eq!(world.table(), ["tiny:latest: gpu"]);
     let snapshot = world.see();
     let offers = &snapshot.models[&key("tiny")].offers;
-    let need = Need { api: Api::Chat, capabilities: Capabilities::default() };
+    let need = Need {
+        api: Api::Chat,
+        capabilities: Capabilities::default(),
+        client: ClientKind::default(),
+        bytes: 0,
+    };
     let mut found = Vec::new();
     super::candidates::of(offers, &need, world.now, &mut found);
     assert!(!found[0].alive, "any living node comes first");

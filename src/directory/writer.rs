@@ -139,7 +139,9 @@ impl State {
                 version: None,
                 age: Duration::ZERO,
                 engines: Vec::new(),
-                rates: self.cells.rates(&NodeId::This),
+                rates: self.cells.rates(&NodeId::This, now),
+                lengths: self.cells.seen_lengths(now),
+                uplinks: Vec::new(),
             });
         }
         let members = self.members.iter().filter(|(id, _)| Scope::of(id) == *scope);
@@ -154,11 +156,13 @@ impl State {
                 version: listing.version.clone(),
                 age: now.since(Moment::from_millis(heard)) + member.before,
                 engines: listing.engines.clone(),
-                rates: self.cells.rates(id),
+                rates: self.cells.rates(id, now),
+                lengths: Vec::new(),
+                uplinks: self.cells.seen_uplinks(id, now),
             });
         }
         let absent = self.remembered.values().filter(|r| Scope::of(&r.node) == *scope);
-        let aged = absent.map(|r| Remembered { age: r.age + now.since(Moment::ZERO), ..r.clone() });
+        let aged = absent.map(|r| r.clone().older(now.since(Moment::ZERO)));
         nodes.extend(aged.filter(|r| r.age < MEMORY));
         nodes
     }
@@ -184,7 +188,10 @@ impl State {
                 version: listing.version,
                 age: member.before,
                 engines: listing.engines,
-                rates: self.cells.rates(id),
+                // Ages of what is remembered are those at the start.
+                rates: self.cells.rates(id, Moment::ZERO),
+                lengths: Vec::new(),
+                uplinks: self.cells.seen_uplinks(id, Moment::ZERO),
             };
             if self.remembered.len() < MOST_REMEMBERED {
                 self.remembered.insert(id.clone(), remembered);
@@ -202,6 +209,9 @@ impl State {
             let before = remembered.as_ref().map_or(Duration::ZERO, |r| r.age);
             for rates in remembered.iter().flat_map(|r| &r.rates) {
                 cells.seed(&who.id, &bounds::rates(rates.clone()));
+            }
+            for uplink in remembered.iter().flat_map(|r| &r.uplinks) {
+                cells.seed_uplink(&who.id, uplink);
             }
             let was_rich = remembered.as_ref().is_some_and(|r| r.was_rich);
             let listing = remembered.map(|r| Known {
@@ -275,6 +285,9 @@ fn remember(state: &mut State, node: Remembered) {
     if node.node == NodeId::This {
         for rates in node.rates {
             state.cells.seed(&NodeId::This, &bounds::rates(rates));
+        }
+        for length in &node.lengths {
+            state.cells.seed_length(length);
         }
     } else if !state.members.contains_key(&node.node) {
         state.remembered.insert(node.node.clone(), node);
@@ -361,6 +374,7 @@ fn write_cells(cells: &Registry, node: &NodeId, engines: &[EngineListing]) {
         for model in &engine.models {
             let Ok(key) = ModelKey::parse(&model.name) else { continue };
             let cell = cells.offer(node, &engine.name, &key);
+            cell.about(model.digest.as_ref(), model.size);
             cell.loaded_ctx.store(if engine.up { model.loaded_ctx } else { 0 }, Relaxed);
             // This node's gate writes these for its own engines; a poll knows them not.
             if *node != NodeId::This {

@@ -11,7 +11,7 @@ use crate::types::{Capabilities, Class, Digest, LoadKey, ModelKey};
 /// Bytes of weights a second, where no load was ever measured: a disk that is not new.
 const LOAD_RATE: f64 = 5e8;
 /// What a load costs beside reading the weights.
-pub(super) const LOAD_BASE: Duration = Duration::from_millis(800);
+const LOAD_BASE: Duration = Duration::from_millis(800);
 
 /// A request at the gate.
 #[derive(Debug, Clone)]

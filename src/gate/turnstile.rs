@@ -8,15 +8,13 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use super::ask::{Ask, LOAD_BASE, Reason, Refusal, is_zero, weights_of};
+use super::ask::{Ask, Reason, Refusal, is_zero, weights_of};
 use super::{LoadDone, LoadFail, LoadRequest, Loader};
 use crate::balance::queue::{Action, Entry, LoadPlan, LoadWhy, Queue, Seen, WaiterId};
 use crate::directory::Cell;
 use crate::telemetry::{CallerMeter, Clock, Counted, Metrics, ModelMeter};
 use crate::types::{Digest, EndpointId, EngineKind, ModelKey, Moment, Outcome};
 
-/// Weight of a new sample of the load rate.
-const RATE_WEIGHT: f64 = 0.3;
 /// A load that was to confirm what is in memory and took longer than this was a real one.
 const CONFIRMED: Duration = Duration::from_millis(250);
 
@@ -232,9 +230,7 @@ impl Gate {
         if why != LoadWhy::Cold {
             meter.avoidable_reload();
         }
-        #[expect(clippy::cast_precision_loss, reason = "a rate")]
-        let rate = load.ask.size as f64 / took.saturating_sub(LOAD_BASE).as_secs_f64().max(0.05);
-        load.ask.cell.load_rate.observe(rate, RATE_WEIGHT);
+        load.ask.cell.loaded_in(took, load.ask.size, self.clock.now());
     }
 }
 

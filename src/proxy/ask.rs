@@ -19,7 +19,7 @@ use crate::net::Body;
 use crate::types::{Dial, EngineKind, NodeKind, RequestedModel};
 
 use super::asked::Asked;
-use super::replay::Held;
+use super::replay::{Held, Uplink};
 
 /// A request and everything its attempts need.
 pub(crate) struct Ask<'a> {
@@ -57,8 +57,9 @@ impl Ask<'_> {
         dial: &Dial,
         prefix: &str,
         target: Target,
+        uplink: Option<Uplink>,
     ) -> Request<Body> {
-        let mut request = Request::new(self.body(offer));
+        let mut request = Request::new(self.body(offer, uplink));
         *request.method_mut() = self.asked.head.method.clone();
         *request.uri_mut() = upstream_uri(self.asked, prefix, self.spelling(offer).as_deref());
         *request.headers_mut() = self.headers(dial, target);
@@ -93,7 +94,7 @@ impl Ask<'_> {
         headers
     }
 
-    fn body(&self, offer: &Offer) -> Body {
+    fn body(&self, offer: &Offer, uplink: Option<Uplink>) -> Body {
         let mut edits = Vec::new();
         if let Some(name) = self.spelling(offer)
             && let Some(field) = self.peeked.wanted()
@@ -104,11 +105,11 @@ impl Ask<'_> {
             edits.push((field.range.clone(), Bytes::from(text.clone())));
         }
         if edits.is_empty() {
-            return self.held.attempt(Vec::new(), 0);
+            return self.held.measured(Vec::new(), 0, uplink);
         }
         let frames = self.held.frames();
         let skip = frames.len();
-        self.held.attempt(peek::rewrite_all(&frames, &edits), skip)
+        self.held.measured(peek::rewrite_all(&frames, &edits), skip, uplink)
     }
 
     /// What the gate has to know.
@@ -150,12 +151,13 @@ impl Ask<'_> {
     fn predicted(&self, offer: &Offer) -> Duration {
         let or = |value: f64, prior: f64| if value > 0.0 { value } else { prior };
         let cell = &offer.cell;
-        let mut tokens = or(cell.out_tokens.get(), 200.0);
+        let (prefill, decode) = cell.speeds();
+        let mut tokens = cell.lengths.of(self.asked.client);
         if let Some(most) = self.most_tokens() {
             tokens = tokens.min(most as f64);
         }
         let prompt = self.held.read() as f64 / 4.0;
-        let seconds = prompt / or(cell.prefill.get(), 300.0) + tokens / or(cell.decode.get(), 25.0);
+        let seconds = prompt / or(prefill, 300.0) + tokens / or(decode, 25.0);
         Duration::from_secs_f64(seconds.clamp(0.0, 3600.0))
     }
 }

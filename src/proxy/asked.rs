@@ -7,7 +7,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use std::sync::Arc;
 
-use http::header::HOST;
+use http::HeaderMap;
+use http::header::{HOST, USER_AGENT};
 use http::request::Parts;
 
 use crate::api::browser::{self, HostVerdict, Origins};
@@ -15,7 +16,7 @@ use crate::api::headers;
 use crate::api::route::{Route, classify};
 use crate::config::Config;
 use crate::trust::Granted;
-use crate::types::{Api, Caller, Class, ListenerKind, NodeName};
+use crate::types::{Api, Caller, Class, ClientKind, ListenerKind, NodeName};
 
 use super::error::Failure;
 use super::wishes::Wishes;
@@ -58,6 +59,8 @@ pub(crate) struct Asked {
     pub(crate) mesh_rule: Option<Granted>,
     /// What `x-tailherd-*` headers asked for.
     pub(crate) wishes: Wishes,
+    /// Which kind of program asks.
+    pub(crate) client: ClientKind,
     pub(crate) request_id: String,
     /// The head as it came, our own and hop-by-hop headers removed.
     pub(crate) head: Parts,
@@ -136,6 +139,16 @@ pub(crate) fn admit(
     page.map_err(|refusal| Failure::silent(refusal.label()))
 }
 
+/// The family of the program that asks, by what it says of itself.
+fn client(headers: &HeaderMap) -> ClientKind {
+    // Open WebUI leaves its HTTP library's own name in place, and has headers of its own.
+    if headers.keys().any(|name| name.as_str().starts_with("x-openwebui-")) {
+        return ClientKind::OpenWebui;
+    }
+    let agent = headers.get(USER_AGENT).and_then(|value| value.to_str().ok());
+    ClientKind::of_agent(agent.unwrap_or_default())
+}
+
 /// Takes a request head apart.
 pub(crate) fn read_head(
     caller: Arc<Caller>,
@@ -145,5 +158,6 @@ pub(crate) fn read_head(
 ) -> Asked {
     let route = classify(&head.method, head.uri.path());
     let wishes = Wishes::read(&head.headers, mesh_rule.is_some());
-    Asked { caller, route, mesh_rule, wishes, request_id, head }
+    let client = client(&head.headers);
+    Asked { caller, route, mesh_rule, wishes, client, request_id, head }
 }

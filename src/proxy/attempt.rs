@@ -17,7 +17,7 @@ use http::{Response, StatusCode};
 use http_body_util::BodyExt;
 
 use crate::api::headers::{self, Target};
-use crate::directory::{Event, Offer, Path, PathCell};
+use crate::directory::{Event, Offer, Path, PathCell, Rate};
 use crate::gate;
 use crate::net::PooledBody;
 use crate::types::{Dial, NodeKind, Op};
@@ -25,11 +25,14 @@ use crate::types::{Dial, NodeKind, Op};
 use super::Proxy;
 use super::ask::Ask;
 use super::finish::Inflight;
+use super::replay::Uplink;
 use super::vigil::vigil;
 use super::way::{self, Ways};
 
 /// Longest upstream error body that is read.
 const ERROR_BODY: usize = 64 * 1024;
+/// Bodies larger than this say how fast a way is.
+const LARGE: u64 = 1 << 20;
 
 /// An answer whose first byte has arrived.
 pub(crate) struct Accepted {
@@ -140,7 +143,8 @@ pub(crate) async fn attempt(
         let ticket = enter_gate(px, ask, offer).await?;
         let waited = px.clock.now().since(started);
         let dial = &offer.endpoint.dial;
-        let to = To { dial, prefix: &offer.endpoint.prefix, target: Target::Engine };
+        let prefix = &offer.endpoint.prefix;
+        let to = To { dial, prefix, target: Target::Engine, uplink: None };
         let (head, first, body) = send(px, ask, offer, to, None).await?;
         if ask.unload && head.status.is_success() {
             px.gates.of(&offer.endpoint).note_unloaded(offer.weights.as_ref(), &offer.key);
@@ -210,7 +214,8 @@ async fn on_path(
     limit: Option<Duration>,
 ) -> Result<Sent, Fail> {
     let target = if offer.node.kind == NodeKind::Rich { Target::Mesh } else { Target::Bare };
-    let to = To { dial: &path.dial, prefix: &path.prefix, target };
+    let uplink = Some(&path.cell.uplink);
+    let to = To { dial: &path.dial, prefix: &path.prefix, target, uplink };
     tokio::select! {
         biased;
         sent = send(px, ask, offer, to, limit) => sent,
@@ -279,6 +284,8 @@ struct To<'a> {
     dial: &'a Dial,
     prefix: &'a str,
     target: Target,
+    /// How fast bodies go there.
+    uplink: Option<&'a Arc<Rate>>,
 }
 
 /// Connects, sends, and waits for the first byte of the answer's body.
@@ -293,7 +300,10 @@ async fn send(
     loop {
         let lease = way::connect(px, &offer.node.id, to.dial, limit).await?;
         let reused = lease.reused;
-        let request = ask.request(offer, to.dial, to.prefix, to.target);
+        // Small bodies say nothing of the way.
+        let large = ask.held.announced().is_none_or(|bytes| bytes > LARGE);
+        let uplink = to.uplink.filter(|_| large).map(|rate| Uplink::new(rate, px.clock));
+        let request = ask.request(offer, to.dial, to.prefix, to.target, uplink);
         let response = match lease.send(request).await {
             Ok(response) => response,
             // An idle connection that the other side had closed: nothing was lost, and a

@@ -7,12 +7,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use crate::api::ending::Usage;
+use crate::api::ending::{DoneReason, Usage};
+use crate::balance::prefix::Print;
+use crate::balance::rates::{self, End, Reply, Sample};
 use crate::directory::{Cell, PathCell};
 use crate::gate;
 use crate::telemetry::events::{Events, Finished};
 use crate::telemetry::{Clock, RequestMeter};
-use crate::types::{Moment, Outcome};
+use crate::types::{ClientKind, Moment, Outcome};
 
 use super::Running;
 
@@ -36,6 +38,22 @@ impl Drop for Inflight {
     }
 }
 
+/// What an answer may teach of the engine that gave it.
+pub(crate) struct Lesson {
+    /// Which kind of program asked.
+    pub(crate) client: ClientKind,
+    /// The print of its prompt.
+    pub(crate) prompt: Print,
+    /// Whether the durations in the usage are the engine's own.
+    pub(crate) counts: bool,
+    /// Whether nothing is written.
+    pub(crate) embeds: bool,
+    /// From when the engine could work for it and nobody else, where that is known.
+    pub(crate) from: Option<Moment>,
+    /// Most other requests that run beside it.
+    pub(crate) most_beside: u32,
+}
+
 /// What one request leaves behind when it ends.
 pub(crate) struct Finish {
     pub(crate) clock: Clock,
@@ -53,8 +71,10 @@ pub(crate) struct Finish {
     pub(crate) events: Arc<Events>,
     /// The line for `/status`, filled in as the request goes.
     pub(crate) line: Option<Finished>,
-    /// Whether durations in the usage may teach this node the engine's speed.
-    pub(crate) learns: bool,
+    /// What the answer may teach of its engine's speed.
+    pub(crate) lesson: Option<Lesson>,
+    /// Whether the answer comes piece by piece.
+    pub(crate) streamed: bool,
     pub(crate) usage: Usage,
     /// Items of the answer seen, for the time per token where no usage is said.
     pub(crate) items: u64,
@@ -85,46 +105,99 @@ impl Finish {
         self.clock.now().since(self.last_byte.unwrap_or(self.attempted))
     }
 
-    fn learn(&self) {
-        let Some(inflight) = &self.inflight else { return };
-        let cell = inflight.cell();
-        if let Some(first) = self.first_byte {
-            cell.ttft.observe(first.since(self.attempted).as_secs_f64(), 0.25);
-        }
-        if let Some(tokens) = self.usage.output_tokens.filter(|n| *n > 0) {
-            cell.out_tokens.observe(tokens as f64, 0.1);
-        }
-        if !self.learns {
+    /// From the first byte of a stream to its last.
+    fn stream(&self) -> Option<Duration> {
+        let (first, last) = (self.first_byte?, self.last_byte?);
+        self.streamed.then(|| last.since(first))
+    }
+
+    /// Tells the cell how it went. What was not answered at all never gets here: a refusal is
+    /// no fast server.
+    fn learn(&self, outcome: Outcome, now: Moment) {
+        let Some((lesson, cell)) = self.lesson.as_ref().zip(self.inflight.as_ref()) else { return };
+        let cell = cell.cell();
+        let Some(first) = self.first_byte else { return };
+        // Whatever became of the answer, the prompt has been read.
+        let prefix = cell.read_before(lesson.prompt);
+        let usage = &self.usage;
+        if matches!(usage.done_reason, Some(DoneReason::Load | DoneReason::Unload)) {
             return;
         }
-        // The engine's own numbers: exact rates, for free.
-        if let (Some(tokens), Some(ns)) = (self.usage.output_tokens, self.usage.eval_ns)
-            && tokens >= 8
-            && ns > 0
-        {
-            cell.decode.observe(tokens as f64 * 1e9 / ns as f64, 0.25);
-        }
-        if let (Some(tokens), Some(ns)) = (self.usage.prompt_tokens, self.usage.prompt_ns)
-            && tokens >= 16
-            && ns > 0
-        {
-            // `prompt_eval_count` counts cached tokens too, which take no time: a sample far
-            // above the estimate is a cache hit and says nothing about speed.
-            let sample = tokens as f64 * 1e9 / ns as f64;
-            let known = cell.prefill.get();
-            if known <= 0.0 || sample <= 2.0 * known {
-                cell.prefill.observe(sample, 0.25);
+        if outcome == Outcome::Done && self.streamed {
+            let seconds = first.since(self.attempted).as_secs_f64();
+            if let Some(sample) = Sample::whole(seconds) {
+                cell.ttft.learn(sample, rates::SPEED, now);
             }
         }
+        let seen = Watched {
+            outcome,
+            items: self.items,
+            first: lesson.from.filter(|_| self.streamed).map(|from| first.since(from)),
+            stream: self.stream(),
+            beside: beside(cell, lesson.most_beside),
+            prefix,
+        };
+        let reply = reply(usage, lesson.counts, lesson.embeds, &seen);
+        cell.learn(&reply, lesson.client, now);
     }
+}
+
+/// What the relay itself saw of an answer.
+#[derive(Debug, Clone, Copy)]
+struct Watched {
+    outcome: Outcome,
+    items: u64,
+    first: Option<Duration>,
+    stream: Option<Duration>,
+    beside: u32,
+    prefix: f64,
+}
+
+/// All that is known of an answer. `counts`: durations are the engine's own. `embeds`: all the
+/// time that was no load went into reading.
+fn reply(usage: &Usage, counts: bool, embeds: bool, seen: &Watched) -> Reply {
+    let said = |ns: Option<u64>| ns.filter(|_| counts).map(Duration::from_nanos);
+    let mut prompt = said(usage.prompt_ns);
+    if prompt.is_none() && embeds {
+        let spent = |total: Duration| total.saturating_sub(said(usage.load_ns).unwrap_or_default());
+        prompt = said(usage.total_ns).map(spent);
+    }
+    // Who says what was cached need not be guessed at.
+    let (prompt_tokens, prefix) = match usage.cached_tokens {
+        Some(cached) => (usage.prompt_tokens.map(|all| all.saturating_sub(cached)), 0.0),
+        None => (usage.prompt_tokens, seen.prefix),
+    };
+    Reply {
+        end: match (seen.outcome, usage.done_reason) {
+            (Outcome::Done, Some(DoneReason::Length)) => End::Limit,
+            (Outcome::Done, _) => End::Whole,
+            (Outcome::ClientCancel, _) => End::Cancelled,
+            _ => End::Broken,
+        },
+        prompt_tokens,
+        output_tokens: usage.output_tokens,
+        prompt,
+        decode: said(usage.eval_ns),
+        items: seen.items,
+        first: seen.first,
+        stream: seen.stream,
+        beside: seen.beside,
+        prefix,
+    }
+}
+
+/// Other requests that an engine works on now, ours not counted.
+fn beside(cell: &Cell, most: u32) -> u32 {
+    let ours = cell.inflight.load(Relaxed).saturating_sub(cell.queued.load(Relaxed));
+    ours.max(cell.running.load(Relaxed)).saturating_sub(1).min(most)
 }
 
 impl Drop for Finish {
     fn drop(&mut self) {
         let outcome = self.outcome.unwrap_or(Outcome::ClientCancel);
         let now = self.clock.now();
+        self.learn(outcome, now);
         if outcome == Outcome::Done {
-            self.learn();
             // A dead path is brought back by its probe, which tells the writer.
             if let Some(path) = self.path.as_ref().filter(|path| path.is_alive()) {
                 path.ok(now, None);
@@ -135,6 +208,13 @@ impl Drop for Finish {
         let output = self.usage.output_tokens.unwrap_or(self.items);
         if let Some(mut meter) = self.meter.take() {
             meter.tokens(prompt, output);
+            let said = self.usage.eval_ns.map(Duration::from_nanos);
+            match (said.filter(|time| !time.is_zero()), self.stream()) {
+                (Some(time), _) => meter.wrote(output, time),
+                // The first piece came at the end of the prompt.
+                (None, Some(time)) => meter.wrote(output.saturating_sub(1), time),
+                (None, None) => {}
+            }
             meter.finish(outcome, took);
         }
         if let Some(mut ticket) = self.ticket.take() {
@@ -147,5 +227,117 @@ impl Drop for Finish {
         line.ttft_ms = self.first_byte.map(|at| millis(at.since(self.arrived)));
         line.tokens = self.usage.output_tokens;
         self.events.finished(line);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::api::ending::Ending;
+    use crate::balance::rates::Estimate;
+    use crate::types::{Api, Op};
+
+    /// The answer of a recording, as the relay sees it.
+    fn recorded(file: &str, op: Op) -> Usage {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+        let text = std::fs::read_to_string(folder.join(file)).unwrap();
+        let body = text.split_once("\n\n").unwrap().1.split_once("\n\n").map_or("", |b| b.1);
+        let llama = file.starts_with("llamacpp");
+        let (api, kind) = match llama {
+            true => (Api::Chat, "text/event-stream"),
+            false if body.starts_with('{') && !body.contains("\"done\":false") => {
+                (Api::Ollama, "application/json")
+            }
+            false => (Api::Ollama, "application/x-ndjson"),
+        };
+        let mut ending = Ending::new(api, op, Some(kind));
+        ending.feed(if llama { text.as_bytes() } else { body.as_bytes() });
+        ending.usage()
+    }
+
+    const SEEN: Watched = Watched {
+        outcome: Outcome::Done,
+        items: 3,
+        first: None,
+        stream: None,
+        beside: 0,
+        prefix: 0.0,
+    };
+
+    /// Decode and prefill of a recorded answer, and whether the first alone makes it known.
+    #[track_caller]
+    fn check(file: &str, op: Op, expect: (f64, bool), prefill: Option<f64>) {
+        let reply = reply(&recorded(file, op), true, false, &SEEN);
+        let sample = rates::decode(&reply).unwrap();
+        let known = Estimate::default().learn(sample, rates::SPEED).known().is_some();
+        assert!((sample.value / expect.0 - 1.0).abs() < 0.001, "{file}: {sample:?}");
+        assert_eq!(known, expect.1, "{file}: {sample:?}");
+        let read = rates::prefill(&reply, Estimate::default()).map(|sample| sample.value);
+        let near = match (read, prefill) {
+            (Some(read), Some(expect)) => (read / expect - 1.0).abs() < 0.001,
+            (read, expect) => read == expect,
+        };
+        assert!(near, "{file}: {read:?}");
+    }
+
+    #[test]
+    fn the_last_chunk_of_either_ollama_is_read_as_speeds() {
+        // Three tokens at a first run are no speed anybody should count on.
+        check("ollama/0.24.0/generate-stream.txt", Op::Generate, (122.04, false), Some(125.39));
+        check("ollama/0.24.0/generate.txt", Op::Generate, (390.31, false), Some(458.86));
+        check("ollama/0.24.0/chat-stream.txt", Op::Chat, (35.82, false), Some(2224.5));
+        check("ollama/0.24.0/chat-think-stream.txt", Op::Chat, (18.414, true), Some(841.76));
+        check("ollama/0.24.0/chat-tools-stream.txt", Op::Chat, (26.187, true), Some(2211.14));
+        check("ollama/generate-stream.txt", Op::Generate, (11.600, false), Some(31.636));
+        check("ollama/chat-stream.txt", Op::Chat, (11.366, false), Some(36.188));
+        // Nor are eleven in two milliseconds.
+        check("ollama/chat-think-stream.txt", Op::Chat, (5949.16, false), Some(8928.6));
+        check("ollama/chat-tools-stream.txt", Op::Chat, (4145.08, false), Some(432.61));
+    }
+
+    #[test]
+    fn llama_cpp_says_what_was_cached() {
+        let usage = recorded("llamacpp/v1_chat_completions.sse", Op::Chat);
+        let reply = reply(&usage, true, false, &Watched { prefix: 0.9, ..SEEN });
+        assert_eq!((usage.cached_tokens, reply.prompt_tokens), (Some(4), Some(1)));
+        assert_eq!(reply.prompt, Some(Duration::from_micros(900_063)));
+        assert_eq!(reply.decode, Some(Duration::from_micros(750_206)));
+    }
+
+    #[test]
+    fn waiting_is_never_taken_for_work() {
+        let usage = Usage {
+            prompt_tokens: Some(512),
+            output_tokens: Some(64),
+            prompt_ns: Some(1_000_000_000),
+            eval_ns: Some(2_000_000_000),
+            load_ns: Some(3_000_000_000),
+            total_ns: Some(60_000_000_000),
+            ..Usage::default()
+        };
+        let all = reply(&usage, true, false, &SEEN);
+        assert_eq!(rates::decode(&all).unwrap().value, 32.0);
+        assert_eq!(rates::prefill(&all, Estimate::default()).unwrap().value, 512.0);
+        // Durations that are not the engine's own word say nothing.
+        assert_eq!(rates::decode(&reply(&usage, false, false, &SEEN)), None);
+        // An embedding says only the whole; its load is no reading.
+        let embed = Usage { prompt_ns: None, eval_ns: None, output_tokens: None, ..usage };
+        let read = reply(&embed, true, true, &SEEN).prompt;
+        assert_eq!(read, Some(Duration::from_secs(57)));
+        assert_eq!(reply(&embed, true, false, &SEEN).prompt, None);
+    }
+
+    #[test]
+    fn only_a_whole_answer_is_whole() {
+        let end = |outcome, done_reason| {
+            let usage = Usage { done_reason, ..Usage::default() };
+            reply(&usage, true, false, &Watched { outcome, ..SEEN }).end
+        };
+        assert_eq!(end(Outcome::Done, Some(DoneReason::Stop)), End::Whole);
+        assert_eq!(end(Outcome::Done, Some(DoneReason::Length)), End::Limit);
+        assert_eq!(end(Outcome::ClientCancel, None), End::Cancelled);
+        assert_eq!(end(Outcome::Truncated, None), End::Broken);
     }
 }

@@ -30,6 +30,7 @@ mod vigil;
 mod way;
 mod wishes;
 
+use std::hash::RandomState;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
@@ -88,6 +89,8 @@ pub struct Proxy {
     running: AtomicU32,
     serial: AtomicU64,
     retries: Mutex<Budget>,
+    /// The key of prompts' prints. It never leaves this process.
+    prints: RandomState,
 }
 
 impl std::ops::Deref for Proxy {
@@ -107,6 +110,7 @@ impl Proxy {
             running: AtomicU32::new(0),
             serial: AtomicU64::new(0),
             retries: Mutex::new(Budget::default()),
+            prints: RandomState::new(),
         })
     }
 

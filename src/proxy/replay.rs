@@ -9,13 +9,18 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::BodyExt;
 use parking_lot::Mutex;
 
+use crate::balance::rates::{self, Upload};
+use crate::directory::Rate;
 use crate::net::{Body, BoxError, full};
+use crate::telemetry::Clock;
+use crate::types::Moment;
 
 /// How much of all request bodies may be held at once (`limits.replayTotal`).
 #[derive(Debug)]
@@ -144,13 +149,19 @@ impl Held {
     /// A body for one attempt: `start` (the held frames, or an edited form of them), then
     /// whatever comes after the first `skip` frames.
     pub(crate) fn attempt(&self, start: Vec<Bytes>, skip: usize) -> Body {
+        self.measured(start, skip, None)
+    }
+
+    /// The same; how fast it leaves is told to `uplink`.
+    pub(crate) fn measured(&self, start: Vec<Bytes>, skip: usize, uplink: Option<Uplink>) -> Body {
         let shared = self.shared.lock();
         let original: u64 = shared.frames.iter().take(skip).map(|f| f.len() as u64).sum();
         let edited: u64 = start.iter().map(|f| f.len() as u64).sum();
         let total = if shared.rest.is_none() { Some(shared.read) } else { shared.announced };
         let left = total.map(|t| t.saturating_sub(original) + edited);
         drop(shared);
-        let attempt = Attempt { start: start.into_iter(), at: skip, held: self.clone(), left };
+        let start = start.into_iter();
+        let attempt = Attempt { start, at: skip, held: self.clone(), left, uplink };
         attempt.boxed_unsync()
     }
 }
@@ -195,6 +206,47 @@ fn rest_is_done(rest: Option<&Body>) -> bool {
     rest.is_some_and(http_body::Body::is_end_stream)
 }
 
+/// Measures how fast one body leaves; what it found is told when it is dropped.
+pub(crate) struct Uplink {
+    rate: Arc<Rate>,
+    clock: Clock,
+    upload: Upload,
+    tail: u64,
+}
+
+impl Uplink {
+    pub(crate) fn new(rate: &Arc<Rate>, clock: Clock) -> Uplink {
+        Uplink { rate: Arc::clone(rate), clock, upload: Upload::default(), tail: 0 }
+    }
+
+    fn now(&self) -> Duration {
+        self.clock.now().since(Moment::ZERO)
+    }
+
+    fn asked(&mut self) {
+        self.upload.asked(self.now());
+    }
+
+    /// This came of it: a frame, or nothing yet.
+    fn gave(&mut self, frame: Option<&Bytes>) {
+        match frame {
+            Some(data) => {
+                self.tail = data.len() as u64;
+                self.upload.gave(self.tail);
+            }
+            None => self.upload.starves(self.now()),
+        }
+    }
+}
+
+impl Drop for Uplink {
+    fn drop(&mut self) {
+        if let Some(sample) = self.upload.sample(self.tail) {
+            self.rate.learn(sample, rates::SPEED, self.clock.now());
+        }
+    }
+}
+
 /// The body of one attempt.
 struct Attempt {
     start: std::vec::IntoIter<Bytes>,
@@ -203,6 +255,7 @@ struct Attempt {
     held: Held,
     /// Bytes still to come, if known.
     left: Option<u64>,
+    uplink: Option<Uplink>,
 }
 
 impl http_body::Body for Attempt {
@@ -213,6 +266,9 @@ impl http_body::Body for Attempt {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        if let Some(uplink) = self.uplink.as_mut() {
+            uplink.asked();
+        }
         let data = if let Some(data) = self.start.next() {
             Some(data)
         } else {
@@ -222,7 +278,13 @@ impl http_body::Body for Attempt {
                 self.at += 1;
                 Some(data)
             } else {
-                let next = ready!(shared.poll_next(cx));
+                let Poll::Ready(next) = shared.poll_next(cx) else {
+                    drop(shared);
+                    if let Some(uplink) = self.uplink.as_mut() {
+                        uplink.gave(None);
+                    }
+                    return Poll::Pending;
+                };
                 let held = shared.frames.len();
                 drop(shared);
                 self.at = self.at.max(held);
@@ -237,6 +299,9 @@ impl http_body::Body for Attempt {
             Some(data) => {
                 if let Some(left) = self.left.as_mut() {
                     *left = left.saturating_sub(data.len() as u64);
+                }
+                if let Some(uplink) = self.uplink.as_mut() {
+                    uplink.gave(Some(&data));
                 }
                 Poll::Ready(Some(Ok(Frame::data(data))))
             }
@@ -279,6 +344,29 @@ mod tests {
         let edited = held.attempt(vec![Bytes::from_static(b"X")], 1);
         assert_eq!(edited.size_hint().exact(), Some(5));
         assert_eq!(text(edited).await, "Xcdef");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn how_fast_a_large_body_leaves_is_told() {
+        const FRAME: &str = match std::str::from_utf8(&[b'x'; 65_536]) {
+            Ok(text) => text,
+            Err(_) => "",
+        };
+        let rate = Arc::new(Rate::default());
+        for frames in [4, 40] {
+            let held =
+                Held::new(body(&vec![FRAME; frames]), &Memory::new(1 << 30), 1 << 30, 1 << 30);
+            let uplink = Uplink::new(&rate, Clock::start());
+            let mut body = held.measured(Vec::new(), 0, Some(uplink));
+            while body.frame().await.is_some() {
+                // 64 KiB each 32 ms.
+                tokio::time::sleep(Duration::from_millis(32)).await;
+            }
+            drop(body);
+            let seen = rate.estimate().known().unwrap_or_default();
+            let expect = if frames == 4 { 0.0 } else { 2_048_000.0 };
+            assert!((seen - expect).abs() <= 0.05 * expect, "{frames}: {seen}");
+        }
     }
 
     #[tokio::test]

@@ -14,17 +14,18 @@ use http_body_util::BodyExt;
 
 use crate::api::echo::Echo;
 use crate::api::ending::Ending;
+use crate::balance::prefix::Print;
 use crate::balance::{self, Choice};
 use crate::config::Config;
 use crate::directory::{Look, Need, Offer, candidates};
 use crate::net::Body;
 use crate::telemetry::events::Finished;
-use crate::types::{Api, Capabilities, EngineKind, Outcome};
+use crate::types::{Api, Capabilities, EngineKind, NodeKind, Op, Outcome};
 
 use super::ask::Ask;
 use super::attempt::{Accepted, Fail, Reason, attempt};
 use super::error::{self, Failure};
-use super::finish::Finish;
+use super::finish::{Finish, Lesson};
 use super::plan::{self, Plan};
 use super::relay::{Idle, Relay};
 use super::{Proxy, Running};
@@ -193,8 +194,7 @@ impl Tried {
 /// What the choice has to know of the request.
 fn wants(ask: &Ask<'_>, config: &Config) -> balance::Ask {
     let op = ask.asked.route.op;
-    let nothing_written =
-        op == crate::types::Op::Embed || ask.peeked.is_bare(ask.asked.route.api, op);
+    let nothing_written = op == Op::Embed || ask.peeked.is_bare(ask.asked.route.api, op);
     balance::Ask {
         prompt_tokens: ask.held.announced().unwrap_or_else(|| ask.held.read()) / 4,
         max_output: if nothing_written { Some(0) } else { ask.most_tokens() },
@@ -207,7 +207,7 @@ fn wants(ask: &Ask<'_>, config: &Config) -> balance::Ask {
 /// What the model has to be able to do, as far as the request's head and shape tell.
 fn need(ask: &Ask<'_>) -> Need {
     let op = ask.asked.route.op;
-    let embeds = op == crate::types::Op::Embed;
+    let embeds = op == Op::Embed;
     Need {
         api: ask.asked.route.api,
         capabilities: Capabilities {
@@ -218,6 +218,8 @@ fn need(ask: &Ask<'_>) -> Need {
             embedding: embeds,
             insert: ask.peeked.suffix.is_some(),
         },
+        client: ask.asked.client,
+        bytes: ask.held.announced().unwrap_or_else(|| ask.held.read()),
     }
 }
 
@@ -310,7 +312,9 @@ fn respond(
             attempts,
             ..px.line(asked, offer.key.short())
         }),
-        learns: asked.route.api == Api::Ollama && offer.endpoint.kind == EngineKind::Ollama,
+        lesson: (head.status.is_success() && asked.route.op.is_inference())
+            .then(|| lesson(px, ask, offer, started + waited)),
+        streamed: ending.is_tracked(),
         usage: crate::api::ending::Usage::default(),
         items: 0,
         outcome: None,
@@ -329,6 +333,26 @@ fn respond(
         response.headers_mut().insert("x-tailherd-explain", text);
     }
     response
+}
+
+/// What the answer may teach. `began`: when the engine was given the request.
+fn lesson(px: &Proxy, ask: &Ask<'_>, offer: &Offer, began: crate::types::Moment) -> Lesson {
+    let here = offer.node.is_this();
+    let (frames, bytes) = (ask.held.frames(), ask.held.read());
+    let frames = frames.iter().map(|frame| &**frame);
+    Lesson {
+        client: ask.asked.client,
+        prompt: Print::of(frames, usize::try_from(bytes).unwrap_or(usize::MAX), &px.prints),
+        counts: match offer.endpoint.kind {
+            EngineKind::Ollama => ask.asked.route.api == Api::Ollama,
+            kind => kind == EngineKind::LlamaCpp,
+        },
+        // At a bare peer an embedding may have stood in a line, which nobody says.
+        embeds: ask.asked.route.op == Op::Embed && offer.node.kind != NodeKind::Bare,
+        // Elsewhere the request may have waited.
+        from: here.then_some(began),
+        most_beside: if here { u32::MAX } else { offer.slots() - 1 },
+    }
 }
 
 /// Says who answered, and after how many tries.

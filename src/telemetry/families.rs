@@ -96,7 +96,8 @@ impl Families {
             per_token: histogram(
                 &reg,
                 "tailherd_time_per_output_token_seconds",
-                "Seconds per answer token after the first, averaged over one answer.",
+                "Seconds per answer token, averaged over one answer: as the engine says, else as \
+                 the pieces of a stream came.",
                 &["model", "peer"],
                 TOKEN,
             )?,

@@ -17,13 +17,14 @@ pub struct RequestMeter {
     route: Arc<Route>,
     infers: bool,
     first: Option<Duration>,
-    output: u64,
+    /// Seconds a token.
+    pace: Option<f64>,
 }
 
 impl RequestMeter {
     pub(super) fn new(pair: Arc<Pair>, api: Api, op: Op) -> RequestMeter {
         let route = pair.route(api, op);
-        RequestMeter { pair, route, infers: op.is_inference(), first: None, output: 0 }
+        RequestMeter { pair, route, infers: op.is_inference(), first: None, pace: None }
     }
 
     /// The first byte of the answer's body came, this long after the request's head.
@@ -38,18 +39,22 @@ impl RequestMeter {
     pub fn tokens(&mut self, prompt: u64, output: u64) {
         self.pair.prompt().inc_by(prompt);
         self.pair.output().inc_by(output);
-        self.output += output;
+    }
+
+    /// So many tokens were written in this time. An answer that came in one piece, of an engine
+    /// that does not say how long it wrote, has no such time.
+    pub fn wrote(&mut self, tokens: u64, time: Duration) {
+        #[expect(clippy::cast_precision_loss, reason = "token counts are small")]
+        let pace = time.as_secs_f64() / tokens.max(1) as f64;
+        self.pace = (self.infers && tokens > 0).then_some(pace);
     }
 
     /// The request ended, this long after its head.
     pub fn finish(self, outcome: Outcome, took: Duration) {
         self.route.duration.observe(took.as_secs_f64());
         self.route.outcomes.inc(outcome);
-        // The first token's time is its own family; what is left is shared by the others.
-        if let (Some(first), 2..) = (self.first, self.output) {
-            let rest = took.saturating_sub(first).as_secs_f64();
-            #[expect(clippy::cast_precision_loss, reason = "token counts are small")]
-            self.pair.per_token().observe(rest / (self.output - 1) as f64);
+        if let Some(pace) = self.pace {
+            self.pair.per_token().observe(pace);
         }
     }
 }

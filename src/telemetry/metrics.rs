@@ -222,6 +222,7 @@ mod tests {
         meter.first_byte(40 * MS);
         meter.first_byte(900 * MS);
         meter.tokens(10, 5);
+        meter.wrote(4, 40 * MS);
         meter.finish(Outcome::Done, 80 * MS);
         check(
             &m,
@@ -273,6 +274,7 @@ mod tests {
             let mut meter = m.request(Api::Messages, Op::Messages, "tiny", peer);
             meter.first_byte(MS);
             meter.tokens(3, 3);
+            meter.wrote(3, MS);
             meter.finish(Outcome::Done, 2 * MS);
             m.attempt(peer, "ok");
             m.peer(peer, PathKind::Tailnet, true, Some(MS));

@@ -5,6 +5,7 @@
 //! words, and this folder uses none of theirs.
 
 mod api;
+mod client;
 mod engine;
 mod key;
 mod moment;
@@ -17,6 +18,7 @@ mod rung;
 mod timing;
 
 pub use api::{Api, ApiSet, Op};
+pub use client::ClientKind;
 pub use engine::{Capabilities, Digest, EndpointId, EngineKind, LoadKey, LoadedState};
 pub use key::{ChainLink, KeyError, PublicKey, Wall};
 pub use moment::Moment;

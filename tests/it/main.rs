@@ -21,6 +21,7 @@ mod mesh_failover;
 mod mesh_list;
 mod mesh_stream;
 mod one_node;
+mod rates;
 mod rules_body;
 mod rules_caller;
 mod rules_reach;

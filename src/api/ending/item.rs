@@ -7,7 +7,7 @@
 use memchr::memmem::find;
 use serde::Deserialize;
 
-use super::usage::{Choice, Counts, DoneReason, Native, Usage};
+use super::usage::{Choice, Counts, DoneReason, Native, Timings, Usage};
 
 /// The name of the event being read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -118,11 +118,14 @@ impl Seen {
             #[serde(default)]
             usage: Option<Counts>,
             #[serde(default)]
+            timings: Option<Timings>,
+            #[serde(default)]
             error: Option<serde::de::IgnoredAny>,
         }
         let Ok(chunk) = serde_json::from_slice::<Chunk>(data) else { return };
         self.failed |= chunk.error.is_some();
         self.usage.count(chunk.usage);
+        self.usage.time(chunk.timings);
         let mut open = false;
         for choice in chunk.choices.into_iter().flatten() {
             let bit = 1 << choice.index.min(63);

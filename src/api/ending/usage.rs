@@ -1,5 +1,7 @@
 //! What an answer says it counted.
 
+use std::time::Duration;
+
 use serde::Deserialize;
 
 use crate::types::Api;
@@ -34,11 +36,14 @@ impl DoneReason {
     }
 }
 
-/// Token counts and durations; `None` = not said. Only Ollama's own dialect says durations.
+/// Token counts and durations; `None` = not said. Ollama's own dialect says durations, and
+/// llama.cpp does in OpenAI's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Usage {
     /// Tokens of the prompt, cached ones included.
     pub prompt_tokens: Option<u64>,
+    /// How many of those were cached. Ollama does not say.
+    pub cached_tokens: Option<u64>,
     /// Tokens of the answer.
     pub output_tokens: Option<u64>,
     /// Nanoseconds of reading the prompt; tiny when it was cached.
@@ -70,6 +75,7 @@ impl Usage {
             }
         } else if let Ok(whole) = serde_json::from_slice::<Whole>(body) {
             usage.count(whole.usage);
+            usage.time(whole.timings);
             let choice = whole.choices.and_then(|c| c.into_iter().next());
             let word = choice.and_then(|c| c.finish_reason).or(whole.stop_reason).or(whole.status);
             usage.done_reason = word.map(|w| DoneReason::of(&w));
@@ -83,6 +89,20 @@ impl Usage {
         self.prompt_tokens = counts.prompt_tokens.or(counts.input_tokens).or(self.prompt_tokens);
         self.output_tokens =
             counts.completion_tokens.or(counts.output_tokens).or(self.output_tokens);
+        let cached = counts.prompt_tokens_details.and_then(|details| details.cached_tokens);
+        self.cached_tokens = cached.or(self.cached_tokens);
+    }
+
+    /// Takes over what `timings` says.
+    pub(super) fn time(&mut self, timings: Option<Timings>) {
+        let Some(timings) = timings else { return };
+        let ns = |ms: Option<f64>| {
+            let time = Duration::try_from_secs_f64(ms? / 1e3).ok()?;
+            u64::try_from(time.as_nanos()).ok()
+        };
+        self.prompt_ns = ns(timings.prompt_ms).or(self.prompt_ns);
+        self.eval_ns = ns(timings.predicted_ms).or(self.eval_ns);
+        self.cached_tokens = timings.cache_n.or(self.cached_tokens);
     }
 }
 
@@ -115,6 +135,7 @@ impl Native {
     pub(super) fn fill(&self, usage: &mut Usage) {
         *usage = Usage {
             prompt_tokens: self.prompt_eval_count,
+            cached_tokens: None,
             output_tokens: self.eval_count,
             prompt_ns: self.prompt_eval_duration,
             eval_ns: self.eval_duration,
@@ -136,6 +157,25 @@ pub(super) struct Counts {
     input_tokens: Option<u64>,
     #[serde(default)]
     output_tokens: Option<u64>,
+    #[serde(default)]
+    prompt_tokens_details: Option<Details>,
+}
+
+#[derive(Deserialize)]
+struct Details {
+    #[serde(default)]
+    cached_tokens: Option<u64>,
+}
+
+/// `timings` of llama.cpp.
+#[derive(Deserialize)]
+pub(super) struct Timings {
+    #[serde(default)]
+    cache_n: Option<u64>,
+    #[serde(default)]
+    prompt_ms: Option<f64>,
+    #[serde(default)]
+    predicted_ms: Option<f64>,
 }
 
 /// One choice of a chat or text completion.
@@ -151,6 +191,8 @@ pub(super) struct Choice {
 struct Whole {
     #[serde(default)]
     usage: Option<Counts>,
+    #[serde(default)]
+    timings: Option<Timings>,
     #[serde(default)]
     choices: Option<Vec<Choice>>,
     #[serde(default)]

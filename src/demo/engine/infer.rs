@@ -122,6 +122,7 @@ pub(super) async fn infer(
     let slot = held.slot().await;
     visit.run();
     let prompt_tokens = prompt.len() as u64 + 3;
+    let cached = shared.cached(&model, &prompt);
     let mut work = Work {
         shared: shared.clone(),
         visit,
@@ -136,6 +137,7 @@ pub(super) async fn infer(
         prefill: Duration::ZERO,
         decode_from: Instant::now(),
         prompt_tokens,
+        cached,
         cuts: shared.faults.cuts(),
         cut_after: shared.faults.cut_after(),
     };
@@ -234,6 +236,7 @@ struct Work {
     prefill: Duration,
     decode_from: Instant,
     prompt_tokens: u64,
+    cached: u64,
     cuts: watch::Receiver<Option<Cut>>,
     cut_after: Option<(u64, Cut)>,
 }
@@ -242,7 +245,8 @@ impl Work {
     /// Reads the prompt. `Some` = cut meanwhile.
     async fn prefill(&mut self) -> Option<Step> {
         let from = Instant::now();
-        let tokens = u32::try_from(self.prompt_tokens).unwrap_or(u32::MAX);
+        let tokens = self.prompt_tokens.saturating_sub(self.cached);
+        let tokens = u32::try_from(tokens).unwrap_or(u32::MAX);
         let cut =
             self.work(from + self.shared.faults.pace(self.shared.spec.prefill * tokens)).await;
         self.prefill = from.elapsed();

@@ -19,7 +19,7 @@ mod spec;
 mod stamp;
 mod voice;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -58,6 +58,8 @@ struct Shared {
     spec: EngineSpec,
     models: RwLock<Vec<ModelSpec>>,
     blobs: Mutex<BTreeSet<String>>,
+    /// The last prompt of each model.
+    prompts: Mutex<BTreeMap<String, String>>,
     notes: Arc<Notes>,
     faults: Arc<Faults>,
     scheduler: Arc<Scheduler>,
@@ -72,7 +74,8 @@ impl Engine {
         let wanted = SocketAddr::from((Ipv4Addr::LOCALHOST, spec.port));
         let models = RwLock::new(spec.models.clone());
         let blobs = Mutex::default();
-        let shared = Arc::new(Shared { spec, models, blobs, notes, faults, scheduler });
+        let prompts = Mutex::default();
+        let shared = Arc::new(Shared { spec, models, blobs, prompts, notes, faults, scheduler });
         let (addr, stop) = open(&shared, wanted).await?;
         Ok(Engine { shared, addr, stop: Mutex::new(stop) })
     }
@@ -227,6 +230,17 @@ impl NotFound {
 }
 
 impl Shared {
+    /// How many tokens of this prompt need not be read, since the last one began with them.
+    fn cached(&self, model: &ModelSpec, prompt: &str) -> u64 {
+        if !self.spec.prefix_cache {
+            return 0;
+        }
+        let last = self.prompts.lock().insert(model.name.clone(), prompt.to_owned());
+        let same = last
+            .map_or(0, |last| last.bytes().zip(prompt.bytes()).take_while(|(a, b)| a == b).count());
+        same as u64
+    }
+
     fn find(&self, said: &str) -> Result<ModelSpec, NotFound> {
         let named = said.trim().strip_suffix(":local").unwrap_or(said);
         let key = match ModelKey::parse(named) {

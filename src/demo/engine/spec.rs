@@ -36,6 +36,9 @@ pub struct EngineSpec {
     pub prefill: Duration,
     /// How long one answer token takes.
     pub token: Duration,
+    /// Whether the beginning that a prompt shares with the model's last one takes no time. It
+    /// is counted all the same, as Ollama does.
+    pub prefix_cache: bool,
     /// Whether hosted (`:cloud`) models answer, as with an account that is signed in.
     pub cloud: bool,
     /// Which port to take on 127.0.0.1; 0 = any free one.
@@ -58,6 +61,7 @@ impl EngineSpec {
             load: Duration::from_millis(20),
             prefill: Duration::from_micros(20),
             token: Duration::from_millis(1),
+            prefix_cache: false,
             cloud: false,
             port: 0,
         }

@@ -1,0 +1,142 @@
+//! Whether the beginning of a prompt was there just before, without keeping any of it.
+//!
+//! What flows in: the bytes of a request's body, and a keyed hash whose key never leaves the
+//! process. What flows out: a [`Print`], a few numbers, and what share of one prompt
+//! [`Recent`] ones began with. An engine keeps what it read last: such a prompt takes next to
+//! no time and says nothing of its speed.
+
+use std::hash::{BuildHasher, Hasher};
+
+/// Where prints are taken, in bytes. Shorter beginnings are the request's own words.
+const MARKS: [usize; 9] = [256, 512, 1024, 2048, 4096, 8192, 16_384, 32_768, 65_536];
+
+/// How many prompts are remembered: an engine has about as many slots.
+const KEPT: usize = 8;
+
+/// The print of one prompt: hashes of its beginnings, the shortest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Print {
+    marks: [u64; MARKS.len()],
+    whole: u64,
+    bytes: usize,
+}
+
+impl Print {
+    /// Of a body that lies in several frames. Only its beginning is read, but its length
+    /// counts.
+    pub fn of<'a>(
+        frames: impl IntoIterator<Item = &'a [u8]>,
+        bytes: usize,
+        hash: &impl BuildHasher,
+    ) -> Print {
+        let mut hasher = hash.build_hasher();
+        let mut print = Print { bytes, ..Print::default() };
+        let (mut read, mut next) = (0, 0);
+        for mut frame in frames {
+            while let Some(mark) = MARKS.get(next) {
+                let (head, tail) = frame.split_at(frame.len().min(mark - read));
+                hasher.write(head);
+                read += head.len();
+                frame = tail;
+                if read < *mark {
+                    break;
+                }
+                // Never the mark of a beginning that was not there.
+                print.marks[next] = hasher.finish() | 1;
+                next += 1;
+            }
+        }
+        if read > 0 {
+            hasher.write_usize(bytes);
+            print.whole = hasher.finish() | 1;
+        }
+        print
+    }
+
+    /// What share of this prompt began like `other`.
+    fn shared(&self, other: &Print) -> f64 {
+        if self.whole != 0 && self.whole == other.whole {
+            return 1.0;
+        }
+        let same = self.marks.iter().zip(&other.marks).take_while(|(a, b)| a == b && **a != 0);
+        let bytes = same.count().checked_sub(1).and_then(|last| MARKS.get(last));
+        bytes.map_or(0.0, |bytes| (*bytes as f64 / self.bytes.max(1) as f64).min(1.0))
+    }
+}
+
+/// The last prompts of one model at one engine.
+#[derive(Debug, Clone, Default)]
+pub struct Recent {
+    prints: Vec<Print>,
+    next: usize,
+}
+
+impl Recent {
+    /// The largest share of `print` that one of them began with.
+    pub fn share(&self, print: &Print) -> f64 {
+        self.prints.iter().map(|old| print.shared(old)).fold(0.0, f64::max)
+    }
+
+    /// Remembers one more, and forgets the oldest.
+    pub fn note(&mut self, print: Print) {
+        if self.prints.len() < KEPT {
+            self.prints.push(print);
+        } else if let Some(oldest) = self.prints.get_mut(self.next) {
+            *oldest = print;
+        }
+        self.next = (self.next + 1) % KEPT;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::hash::RandomState;
+
+    fn text(seed: u8, bytes: usize) -> Vec<u8> {
+        (0..bytes).map(|i| seed.wrapping_mul(31).wrapping_add((i % 251) as u8)).collect()
+    }
+
+    fn print(bytes: &[u8], hash: &RandomState) -> Print {
+        Print::of([bytes], bytes.len(), hash)
+    }
+
+    #[test]
+    fn a_prompt_that_goes_on_began_like_the_one_before() {
+        let hash = RandomState::new();
+        let first = text(1, 3000);
+        let mut longer = first.clone();
+        longer.extend(text(9, 1000));
+        let mut recent = Recent::default();
+        assert_eq!(recent.share(&print(&first, &hash)), 0.0);
+        recent.note(print(&first, &hash));
+        assert_eq!(recent.share(&print(&first, &hash)), 1.0);
+        assert_eq!(recent.share(&print(&longer, &hash)), 2048.0 / 4000.0);
+        assert_eq!(recent.share(&print(&text(2, 3000), &hash)), 0.0);
+        for seed in 10..10 + KEPT as u8 {
+            recent.note(print(&text(seed, 600), &hash));
+        }
+        assert_eq!(recent.share(&print(&first, &hash)), 0.0, "it was forgotten");
+    }
+
+    #[test]
+    fn short_prompts_are_the_same_only_as_a_whole() {
+        let hash = RandomState::new();
+        let mut recent = Recent::default();
+        recent.note(print(b"{\"prompt\":\"a\"}", &hash));
+        assert_eq!(recent.share(&print(b"{\"prompt\":\"a\"}", &hash)), 1.0);
+        assert_eq!(recent.share(&print(b"{\"prompt\":\"b\"}", &hash)), 0.0);
+        recent.note(print(b"", &hash));
+        assert_eq!(recent.share(&print(b"", &hash)), 0.0);
+    }
+
+    #[test]
+    fn frames_do_not_matter_and_the_key_does() {
+        let hash = RandomState::new();
+        let whole = text(3, 5000);
+        let (a, b) = whole.split_at(700);
+        let (b, c) = b.split_at(1);
+        assert_eq!(Print::of([a, b, c], 5000, &hash), print(&whole, &hash));
+        assert_ne!(print(&whole, &RandomState::new()), print(&whole, &hash));
+    }
+}

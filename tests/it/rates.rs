@@ -1,0 +1,200 @@
+//! How fast an engine is, as the program knows it after requests that were made anyway.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+use tailherd::app::{App, Setup};
+use tailherd::config::{self, FixedEnv};
+use tailherd::demo::client::{Answer, get, post};
+use tailherd::demo::engine::{Engine, EngineSpec, ModelSpec};
+use tailherd::net::Sockets;
+use tailherd::types::{ListenerKind, Timing};
+
+use crate::world::{ms, until};
+
+/// One node with this engine.
+struct Node {
+    app: App,
+    apps: SocketAddr,
+    admin: SocketAddr,
+}
+
+impl Node {
+    async fn start(engine: &Engine, state: Option<&Path>) -> Node {
+        let text = json!({
+            "listen": ["127.0.0.1:11434"],
+            "local": [{ "baseUrl": engine.url() }],
+            "tailnet": { "enabled": false },
+        });
+        Node::with(&text, Sockets::real(), Timing::shrunk(), state).await
+    }
+
+    async fn with(text: &Value, sockets: Sockets, timing: Timing, state: Option<&Path>) -> Node {
+        let config = config::parse(&text.to_string(), None, &FixedEnv::default()).unwrap();
+        let bound: Arc<Mutex<Vec<(ListenerKind, SocketAddr)>>> = Arc::default();
+        let seen = Arc::clone(&bound);
+        let sockets = sockets
+            .placed(|_, _| (Ipv4Addr::LOCALHOST, 0).into())
+            .on_bound(move |kind, _, actual| seen.lock().push((kind, actual)));
+        let state = state.map(Path::to_owned);
+        let app = App::start(Setup { config, sockets, timing, state, name: "desk".into() });
+        let app = app.await.unwrap();
+        let at = |kind| bound.lock().iter().find(|(k, _)| *k == kind).unwrap().1;
+        let node = Node { apps: at(ListenerKind::Apps), admin: at(ListenerKind::Admin), app };
+        assert!(until(async || node.offer().await.is_object()).await, "no model shows");
+        node
+    }
+
+    /// The first model's offer, as status has it.
+    async fn offer(&self) -> Value {
+        let status = get(self.admin, "/status").answer().await.unwrap().json();
+        status["models"][0]["offers"][0].clone()
+    }
+
+    /// Waits until status has a value there.
+    async fn measured(&self, field: &str) -> f64 {
+        assert!(until(async || self.offer().await[field].is_number()).await, "no {field}");
+        self.offer().await[field].as_f64().unwrap()
+    }
+
+    async fn ask(&self, path: &str, body: &Value) -> Answer {
+        let call = post(self.apps, path, body.to_string()).header("user-agent", "undici");
+        call.answer().await.unwrap()
+    }
+
+    /// A native request, and the speeds its engine says: reading, writing.
+    async fn generate(&self, prompt: &str, tokens: u64) -> (f64, f64) {
+        let body = json!({
+            "model": "count", "prompt": prompt, "options": { "num_predict": tokens },
+        });
+        let last = self.ask("/api/generate", &body).await.items().pop().unwrap();
+        let rate = |count: &str, time: &str| {
+            last[count].as_f64().unwrap() * 1e9 / last[time].as_f64().unwrap()
+        };
+        (rate("prompt_eval_count", "prompt_eval_duration"), rate("eval_count", "eval_duration"))
+    }
+}
+
+/// An engine that reads 1000 tokens a second and writes 100.
+async fn engine() -> Engine {
+    Engine::start(spec()).await.unwrap()
+}
+
+fn spec() -> EngineSpec {
+    EngineSpec {
+        prefill: ms(1),
+        token: ms(10),
+        prefix_cache: true,
+        ..EngineSpec::new("gpu", vec![ModelSpec::count("count").sized(2_000_000_000, "3B")])
+    }
+}
+
+fn near(is: f64, should: f64, part: f64) -> bool {
+    (is / should - 1.0).abs() <= part
+}
+
+/// Prompts that begin in different ways.
+fn prompt(seed: u8, chars: usize) -> String {
+    let letter = char::from(b'a' + seed % 26);
+    std::iter::repeat_n(letter, chars).collect()
+}
+
+#[tokio::test]
+async fn after_two_requests_the_speeds_are_the_engines() {
+    let engine = engine().await;
+    let node = Node::start(&engine, None).await;
+    let offer = node.offer().await;
+    for field in ["tokensPerSecond", "promptTokensPerSecond", "ttftMs", "measuredSeconds"] {
+        assert!(offer[field].is_null(), "{field}: nothing was asked yet");
+    }
+    let mut said = Vec::new();
+    for seed in [0, 1] {
+        said.push(node.generate(&prompt(seed, 200), 40).await);
+    }
+    let mean = |each: fn(&(f64, f64)) -> f64| said.iter().map(each).sum::<f64>() / 2.0;
+    let (read, wrote) = (mean(|s| s.0), mean(|s| s.1));
+    let is = async |field: &str, should: f64| near(node.measured(field).await, should, 0.2);
+    assert!(
+        until(async || is("tokensPerSecond", wrote).await).await,
+        "{wrote} {}",
+        node.offer().await
+    );
+    assert!(is("promptTokensPerSecond", read).await, "{read} {}", node.offer().await);
+    assert!(node.measured("ttftMs").await >= 200.0);
+    assert_eq!(node.measured("measuredSeconds").await, 0.0);
+}
+
+#[tokio::test]
+async fn a_prompt_that_is_cached_does_not_make_the_engine_faster() {
+    let engine = engine().await;
+    let node = Node::start(&engine, None).await;
+    node.generate(&prompt(0, 400), 20).await;
+    let before = node.measured("promptTokensPerSecond").await;
+    for more in 0..4 {
+        let said = node.generate(&(prompt(0, 400) + &prompt(7, more)), 20).await;
+        assert!(said.0 > 3.0 * before, "the engine says that it was fast: {said:?}");
+    }
+    let after = node.measured("promptTokensPerSecond").await;
+    assert!(near(after, before, 0.05), "{before} {after}");
+}
+
+#[tokio::test]
+async fn a_stream_without_numbers_is_timed() {
+    let engine = Engine::start(EngineSpec { token: ms(20), ..spec() }).await.unwrap();
+    let node = Node::start(&engine, None).await;
+    let message = json!({ "role": "user", "content": prompt(3, 100) });
+    let body = json!({ "model": "count", "messages": [message], "stream": true, "max_tokens": 40 });
+    node.ask("/v1/chat/completions", &body).await;
+    let speed = node.measured("tokensPerSecond").await;
+    assert!((20.0..=55.0).contains(&speed), "{speed}");
+}
+
+#[tokio::test]
+async fn a_refusal_and_a_client_that_leaves_are_no_fast_answers() {
+    let engine = engine().await;
+    let node = Node::start(&engine, None).await;
+    let tools = json!([{ "type": "function", "function": { "name": "f", "parameters": {} } }]);
+    let body = json!({
+        "model": "count", "tools": tools, "messages": [{ "role": "user", "content": "x" }],
+    });
+    assert_eq!(node.ask("/api/chat", &body).await.status, 400);
+    let body = json!({ "model": "count", "prompt": prompt(1, 9) });
+    let mut stream = post(node.apps, "/api/generate", body.to_string()).open().await.unwrap();
+    stream.lines(3).await;
+    drop(stream);
+    assert!(engine.until(Duration::from_secs(5), |c| c.running == 0).await);
+    tokio::time::sleep(ms(100)).await;
+    let offer = node.offer().await;
+    for field in ["tokensPerSecond", "promptTokensPerSecond", "ttftMs", "measuredSeconds"] {
+        assert!(offer[field].is_null(), "{field}: {offer}");
+    }
+}
+
+#[tokio::test]
+async fn a_restart_remembers_and_says_how_old_that_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let engine = engine().await;
+    let node = Node::start(&engine, Some(folder.path())).await;
+    node.generate(&prompt(0, 200), 300).await;
+    let before = node.measured("tokensPerSecond").await;
+    // What was never measured before is worth a write of its own, however the program ends.
+    let file = folder.path().join("directory-here.json");
+    let saved = async || {
+        let text = std::fs::read_to_string(&file).unwrap_or_default();
+        text.contains("\"decode\":") && text.contains("\"openclaw\"")
+    };
+    assert!(until(saved).await, "{}", std::fs::read_to_string(&file).unwrap_or_default());
+    drop(node);
+    tokio::time::sleep(ms(1100)).await;
+    let node = Node::start(&engine, Some(folder.path())).await;
+    assert!(near(node.measured("tokensPerSecond").await, before, 0.001));
+    assert!(node.measured("measuredSeconds").await >= 1.0);
+    // Another model under the same name is as fast as it is.
+    engine.add(ModelSpec::count("count").weighing("other"));
+    assert!(until(async || node.offer().await["tokensPerSecond"].is_null()).await);
+    node.app.stop().await;
+}
