@@ -1,3 +1,5 @@
+//! A network that is lost: what ends, what is kept, and what the other side hears of it.
+
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use tokio::time::timeout;
