@@ -68,6 +68,9 @@ pub struct HelloSay {
     /// The speaker's addresses on local networks.
     #[serde(default, deserialize_with = "few::<MOST_ADDRESSES, _, _>")]
     pub lan: Vec<IpAddr>,
+    /// The port of its mesh listener there; 0 = not said.
+    #[serde(default)]
+    pub port: u16,
     /// Nodes of the same owner's tailnet that left it.
     #[serde(default, deserialize_with = "few::<MOST_DEPARTED, _, _>")]
     pub departed: Vec<Departed>,
@@ -178,6 +181,7 @@ mod tests {
             chain: vec![link(1), link(2)],
             holds: Some(PublicKey::new([9; 32])),
             lan: vec!["192.168.1.7".parse().unwrap()],
+            port: 0,
             departed: vec![Departed { stable: "n3".into(), created: "t".into(), since: Wall(7) }],
         }
     }

@@ -50,6 +50,7 @@ pub(super) fn statement(
         chain: known.ring.as_ref()?.chain(),
         holds: live.map(|pin| pin.key),
         lan: addresses(lan),
+        port: known.bounds.ports.first().copied().unwrap_or_default(),
         departed: trust.suspensions_for(&peer.id),
     })
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use super::book::Book;
 use super::keys::verify_chain;
 use super::netmap::ListedPeer;
-use super::pins::{Changed, MAX_ADDRESSES, Pin, PinState, Step, What, node_id};
+use super::pins::{Bounds, Changed, MAX_ADDRESSES, Pin, PinState, Step, What, node_id};
 use crate::api::hello::HelloSay;
 use crate::types::{NodeId, NodeName, PublicKey, Wall};
 
@@ -118,7 +118,7 @@ impl Book {
             self.believe(now);
             let mut pin = self.heard_of(hello, now)?;
             pin.state = PinState::Live;
-            confirm(&mut pin, hello, online, now);
+            confirm(&mut pin, hello, online, &self.bounds, now);
             steps.push(Step::new(&pin.name, What::Pinned));
             self.pins.push(pin);
             return Ok(steps);
@@ -150,7 +150,7 @@ impl Book {
             pin.state = PinState::Live;
             steps.push(Step::new(&pin.name, what));
         }
-        confirm(pin, hello, online, now);
+        confirm(pin, hello, online, &self.bounds, now);
         if online {
             self.believe(now);
         }
@@ -196,7 +196,7 @@ impl Book {
         heard.callback = pin.state == PinState::Pending;
         // Only what was once confirmed by our own dial is kept fresh by a hello from there.
         let vouched = online && pin.was_live() && pin.state != PinState::Pending;
-        confirm(pin, hello, vouched, now);
+        confirm(pin, hello, vouched, &self.bounds, now);
         if online {
             pin.reached = Some(now);
         }
@@ -258,7 +258,7 @@ impl Book {
             node_key: hello.node.node_key.to_owned(),
             ..Pin::blank(hello.node.name.clone(), hello.key, now)
         };
-        confirm(&mut pin, hello, false, now);
+        confirm(&mut pin, hello, false, &self.bounds, now);
         Ok(pin)
     }
 
@@ -269,12 +269,21 @@ impl Book {
     }
 }
 
+/// Where its node listens on local networks. It answers a hello on each of its mesh ports and
+/// there on one only, which it names; but no port is dialled at a node's word that is not a mesh
+/// port here or the one that answered.
+fn port(hello: &Hello<'_>, bounds: &Bounds) -> Option<u16> {
+    let said = hello.said.port;
+    let is_one = |said: &u16| bounds.ports.contains(said) || hello.port == Some(*said);
+    Some(said).filter(is_one).or(hello.port)
+}
+
 /// Takes in what a hello says of a node whose key is the pinned one.
-fn confirm(pin: &mut Pin, hello: &Hello<'_>, vouched: bool, now: Wall) {
+fn confirm(pin: &mut Pin, hello: &Hello<'_>, vouched: bool, bounds: &Bounds, now: Wall) {
     hello.node.refresh(pin);
     pin.ephemeral = hello.said.ephemeral;
     pin.knows = hello.said.holds.or(pin.knows);
-    pin.port = hello.port.unwrap_or(pin.port);
+    pin.port = port(hello, bounds).unwrap_or(pin.port);
     if let Some(grants) = hello.grants {
         pin.grants = grants.to_vec();
     }

@@ -72,6 +72,7 @@ impl<'a> Eve<'a> {
             chain: self.ring.chain(),
             holds: None,
             lan: Vec::new(),
+            port: 0,
             departed: Vec::new(),
         }
     }

@@ -1,4 +1,5 @@
 """What the ladder's cases share: a steady asker, what `status` says of rung, paths and pins, and what a wire carried."""
+import ipaddress
 import json
 import os
 import socket
@@ -11,6 +12,7 @@ from lab import ADMIN, Failed, LAB_DIR, NODES, Http, check, counted, ctl, genera
 
 LAN = {n: f"10.77.0.{11 + i}" for i, n in enumerate(NODES)}
 LAN_PORT = 11436
+TAILNET = ipaddress.ip_network("100.64.0.0/10")
 BY = {"mine": "laptop", "second": "desk", "tiny": "gpu", "count": "gpu", "theirs": "colleague", "third": "attic"}
 
 
@@ -204,6 +206,11 @@ def knocks(frames, node, other):
     """Connections that a node asked for at another's LAN port."""
     first = lambda f: f.kind == 0x0800 and f.proto == 6 and f.raw[14 + (f.raw[14] & 15) * 4 + 13] & 0x12 == 2
     return sum(f.of == LAN[node] and f.to == LAN[other] and f.dport == LAN_PORT and first(f) for f in frames)
+
+
+def outside(frames):
+    """What went to a tailnet address and was in no tunnel."""
+    return [f for f in frames if f.to and f.kind == 0x0800 and ipaddress.ip_address(f.to) in TAILNET]
 
 
 def mac(node):

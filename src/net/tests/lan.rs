@@ -77,6 +77,7 @@ impl Peer {
             chain: other.trust.view().ring.as_ref().unwrap().chain(),
             holds: Some(self.key()),
             lan: Vec::new(),
+            port: 0,
             departed: Vec::new(),
         };
         let (key, own_key) = (other.key(), self.key());

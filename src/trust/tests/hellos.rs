@@ -22,6 +22,17 @@ fn a_pin_goes_live_only_by_our_own_dial() {
 }
 
 #[test]
+fn a_node_names_the_port_it_listens_on_locally_but_only_a_mesh_port_is_one() {
+    let gpu = tagged("gpu", 2);
+    let mut w = World::of(vec![gpu.clone()]);
+    // The hello is answered at 11434, the second of the mesh ports.
+    for (said, want) in [(0, 11434), (11436, 11436), (22, 11434), (11434, 11434)] {
+        w.hello_as(&gpu, &HelloSay { port: said, ..w.say(&gpu) }).unwrap();
+        assert_eq!(w.pin(&gpu).unwrap().port, want, "it says {said}");
+    }
+}
+
+#[test]
 fn a_key_that_was_only_heard_is_forgotten_after_a_day() {
     let gpu = tagged("gpu", 2);
     let mut w = World::of(vec![gpu.clone()]);

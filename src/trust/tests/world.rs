@@ -41,7 +41,7 @@ pub(super) fn bounds() -> Bounds {
     Bounds {
         trust: Duration::from_secs(14 * DAY),
         grant: Duration::from_secs(DAY),
-        ports: vec![11434],
+        ports: vec![11436, 11434],
     }
 }
 
@@ -218,6 +218,7 @@ impl World {
             chain: node.ring.chain(),
             holds: Some(self.key()),
             lan: node.lan.clone(),
+            port: 0,
             departed: Vec::new(),
         }
     }

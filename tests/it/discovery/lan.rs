@@ -45,6 +45,7 @@ impl Node {
             chain: ring.chain(),
             holds: None,
             lan: Vec::new(),
+            port: 0,
             departed: Vec::new(),
         };
         let id = stable(&peer.id);

@@ -2,7 +2,7 @@
 # ladder: tailscaled killed on the asking node, then on a serving one: LAN within 5 s, 0 packets outside the tunnel, 0 of a steady 5/s fail; back after
 import time
 
-from ladder import BY, Steady, on_rung, packets, path, pinned, reaches, uncount, ways
+from ladder import BY, Steady, Wire, on_rung, outside, packets, path, pinned, reaches, uncount, ways
 from lab import Later, case, ctl, equal, wait
 
 
@@ -32,9 +32,11 @@ def body():
     pinned("laptop", "desk", "gpu")
     pinned("gpu", "laptop", "colleague")
     uncount()
+    wires = {n: Wire(n) for n in ("laptop", "desk", "gpu", "colleague")}
     out = [killed("laptop", [("laptop", "tiny"), ("laptop", "second")])]
     out.append(killed("gpu", [("laptop", "tiny"), ("colleague", "tiny")]))
-    equal({n: packets(n) for n in ("laptop", "desk", "gpu", "colleague")}, dict.fromkeys(("laptop", "desk", "gpu", "colleague"), 0), "packets outside the tunnel")
+    seen = {n: outside(wire.stop()) for n, wire in wires.items()}
+    equal({n: packets(n) for n in wires}, dict.fromkeys(wires, 0), f"packets outside the tunnel (on the wire: {seen})")
     return "; ".join(out) + "; 0 packets outside the tunnel"
 
 
