@@ -8,6 +8,7 @@
 mod connections;
 pub mod control;
 mod doors;
+mod measure;
 mod networks;
 mod observe;
 mod pins;
@@ -283,6 +284,15 @@ impl App {
                 Arc::clone(&directory),
                 Arc::clone(&gates),
             )),
+            tokio::spawn(measure::keep(measure::Parts {
+                config: config_rx.clone(),
+                directory: Arc::clone(&directory),
+                gates: Arc::clone(&gates),
+                pool: pool.clone(),
+                sockets: sockets.clone(),
+                clock,
+                idle: timing.measure,
+            })),
             tokio::spawn(pins::keep(trust.clone(), Arc::clone(&events), timing.save)),
         ];
         let ours = doors.own_addresses();

@@ -35,7 +35,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::types::{Class, Moment};
+use crate::types::{Class, LoadKey, Moment};
 use lane::{Lane, Memory, Running, Urgency, Waiting};
 pub use words::{
     Action, Entry, LoadId, LoadPlan, LoadWhy, Refusal, Row, Seen, Target, Waiter, WaiterId, Why,
@@ -232,6 +232,12 @@ impl Queue {
     /// Another bound of the queue; who waits already stays.
     pub fn set_limit(&mut self, limit: usize) {
         self.limit = limit;
+    }
+
+    /// With which options these weights are in memory, if it was this queue that had them loaded.
+    pub fn held(&self, weights: &str, now: Moment) -> Option<LoadKey> {
+        let mut lanes = self.lanes.iter().filter(|lane| &*lane.target.weights == weights);
+        lanes.find(|lane| lane.in_memory(now) && !lane.loading).map(|lane| lane.target.key.clone())
     }
 
     /// How long a request that came in now would wait, its load (of this length, if it needs one)

@@ -18,7 +18,6 @@ const LATER: &[(&str, &str)] = &[
     ("share.inflight", "sharing rules"),
     ("share.loads", "sharing rules"),
     ("share.metered", "sharing rules"),
-    ("share.selfMeasure", "measuring this node's speed"),
     ("failover.billingCooldown", "hosted providers"),
     ("admin.prometheusFile", "the file for Prometheus"),
 ];

@@ -12,7 +12,7 @@ use super::{LoadDone, LoadFail, LoadRequest, Loader, Loading};
 use crate::directory::Endpoint;
 use crate::net::{Body, Pool, PooledBody};
 use crate::telemetry::Clock;
-use crate::types::{Dial, NodeId};
+use crate::types::{Dial, LoadKey, NodeId};
 
 /// Longest answer to a load that is read: the real one has about a hundred bytes.
 const MAX_ANSWER: usize = 64 * 1024;
@@ -108,16 +108,7 @@ fn body(load: &LoadRequest) -> Value {
     } else {
         body.insert("stream".into(), Value::from(false));
     }
-    let mut options = Map::new();
-    if let Some(num_ctx) = load.key.num_ctx {
-        options.insert("num_ctx".into(), Value::from(num_ctx));
-    }
-    for (name, json) in &load.key.runner {
-        // What is no JSON never came from a request.
-        if let Ok(value) = serde_json::from_str(json) {
-            options.insert(name.clone(), value);
-        }
-    }
+    let options = options(&load.key);
     if !options.is_empty() {
         body.insert("options".into(), Value::Object(options));
     }
@@ -130,8 +121,23 @@ fn body(load: &LoadRequest) -> Value {
     Value::Object(body)
 }
 
+/// The options that belong to the runner.
+pub(super) fn options(key: &LoadKey) -> Map<String, Value> {
+    let mut options = Map::new();
+    if let Some(num_ctx) = key.num_ctx {
+        options.insert("num_ctx".into(), Value::from(num_ctx));
+    }
+    for (name, json) in &key.runner {
+        // What is no JSON never came from a request.
+        if let Ok(value) = serde_json::from_str(json) {
+            options.insert(name.clone(), value);
+        }
+    }
+    options
+}
+
 /// Ollama refuses a `Host` that is not this machine's.
-fn host(dial: &Dial) -> String {
+pub(super) fn host(dial: &Dial) -> String {
     match dial {
         Dial::Loopback(addr) | Dial::Tailnet(addr) | Dial::Lan { addr, .. } => {
             format!("localhost:{}", addr.port())
@@ -170,7 +176,7 @@ mod tests {
 
     use super::*;
     use crate::net::{Connector, TailnetView, localapi};
-    use crate::types::{ApiSet, EndpointId, EngineKind, LoadKey, Timing};
+    use crate::types::{ApiSet, EndpointId, EngineKind, Timing};
 
     type Asked = Arc<Mutex<Vec<(String, String, Value)>>>;
 

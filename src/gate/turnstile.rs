@@ -13,7 +13,7 @@ use super::{LoadDone, LoadFail, LoadRequest, Loader};
 use crate::balance::queue::{Action, Entry, LoadPlan, LoadWhy, Queue, Seen, WaiterId};
 use crate::directory::Cell;
 use crate::telemetry::{CallerMeter, Clock, Counted, Metrics, ModelMeter};
-use crate::types::{Digest, EndpointId, EngineKind, ModelKey, Moment, Outcome};
+use crate::types::{Digest, EndpointId, EngineKind, LoadKey, ModelKey, Moment, Outcome};
 
 /// A load that was to confirm what is in memory and took longer than this was a real one.
 const CONFIRMED: Duration = Duration::from_millis(250);
@@ -147,6 +147,18 @@ impl Gate {
     pub fn waits(&self, ask: &Ask) -> Duration {
         let now = self.clock.now();
         self.state.lock().queue.waits(&ask.target(), ask.class, ask.load_time(), now)
+    }
+
+    /// With which options these weights are in memory (see [`weights_of`]), as far as this gate
+    /// had them loaded.
+    pub fn held(&self, weights: &str) -> Option<LoadKey> {
+        let now = self.clock.now();
+        self.state.lock().queue.held(weights, now)
+    }
+
+    /// How many requests have come here so far: the same later on, and nobody came meanwhile.
+    pub fn entered(&self) -> u64 {
+        self.state.lock().next
     }
 
     /// How many requests wait, and how many run.

@@ -22,6 +22,7 @@ pub mod localapi;
 pub mod mdns;
 mod peerproc;
 mod pool;
+mod power;
 mod sockets;
 mod task;
 pub mod view;

@@ -1,5 +1,5 @@
-//! What a machine lends the program: its ports, its interfaces, and its knowledge of who
-//! connects to it.
+//! What a machine lends the program: its ports, its interfaces, its knowledge of who connects
+//! to it, and of what it runs on.
 //!
 //! The demo and the tests run several nodes in one process on one machine. This is the only
 //! thing they replace: where a listener really binds, who is told, who is at the other end of
@@ -15,8 +15,9 @@ use tokio::sync::watch;
 use super::lan::{self, Interface, LanView, Leashes, Machine};
 use super::localapi::Daemon;
 use super::peerproc::{self, OtherEnd};
+use super::power;
 use super::task::Task;
-use crate::types::ListenerKind;
+use crate::types::{ListenerKind, Power};
 
 type Place = dyn Fn(ListenerKind, SocketAddr) -> SocketAddr + Send + Sync;
 type Bound = dyn Fn(ListenerKind, SocketAddr, SocketAddr) + Send + Sync;
@@ -24,6 +25,7 @@ type Look = dyn Fn(SocketAddr, SocketAddr, Option<Daemon>) -> OtherEnd + Send + 
 type Interfaces = dyn Fn() -> Vec<Interface> + Send + Sync;
 type Reach = dyn Fn(ListenerKind, SocketAddr) -> SocketAddr + Send + Sync;
 type Source = dyn Fn(SocketAddr) -> SocketAddr + Send + Sync;
+type PowerNow = dyn Fn() -> Power + Send + Sync;
 
 /// A machine's ports and its knowledge of connections. Cheap to clone.
 #[derive(Clone)]
@@ -34,6 +36,7 @@ pub struct Sockets {
     interfaces: Arc<Interfaces>,
     reach: Arc<Reach>,
     source: Arc<Source>,
+    power: Arc<PowerNow>,
     multicast: bool,
     leashes: Leashes,
 }
@@ -55,6 +58,7 @@ impl Sockets {
             interfaces: Arc::new(move || machine.read()),
             reach: Arc::new(|_, addr| addr),
             source: Arc::new(|remote| remote),
+            power: Arc::new(power::read),
             multicast: true,
             leashes: Leashes::default(),
         }
@@ -117,6 +121,17 @@ impl Sockets {
         source: impl Fn(SocketAddr) -> SocketAddr + Send + Sync + 'static,
     ) -> Sockets {
         Sockets { source: Arc::new(source), ..self }
+    }
+
+    /// A machine that runs on what `power` says.
+    #[must_use]
+    pub fn with_power(self, power: impl Fn() -> Power + Send + Sync + 'static) -> Sockets {
+        Sockets { power: Arc::new(power), ..self }
+    }
+
+    /// What the machine runs on now. Reads a few small files of the kernel's.
+    pub fn power(&self) -> Power {
+        (self.power)()
     }
 
     /// The addresses of this machine's network devices. Reads files, but only small ones of

@@ -110,3 +110,14 @@ pub enum LoadedState {
     /// In memory, with this context window (0 = unknown).
     Loaded,
 }
+
+/// What a machine runs on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Power {
+    /// The mains.
+    Mains,
+    /// Its battery.
+    Battery,
+    /// Nobody says.
+    Unknown,
+}

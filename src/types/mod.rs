@@ -19,7 +19,7 @@ mod timing;
 
 pub use api::{Api, ApiSet, Op};
 pub use client::ClientKind;
-pub use engine::{Capabilities, Digest, EndpointId, EngineKind, LoadKey, LoadedState};
+pub use engine::{Capabilities, Digest, EndpointId, EngineKind, LoadKey, LoadedState, Power};
 pub use key::{ChainLink, KeyError, PublicKey, Wall};
 pub use moment::Moment;
 pub use name::{ModelKey, NameError, NodeName, RequestedModel, Source};

@@ -96,6 +96,9 @@ pub struct Timing {
     pub drain: Duration,
     /// How often the saved state is written when it changed.
     pub save: Duration,
+    /// How long nobody has to have asked this node's engines before a model in memory that was
+    /// never measured is.
+    pub measure: Duration,
     /// How often a peer is asked over the tailnet for its key again, while nothing has changed:
     /// a pin's age is counted from the last time.
     pub hello: Duration,
@@ -163,6 +166,7 @@ impl Default for Timing {
             tailnet_silence: s(22),
             drain: s(30),
             save: s(5),
+            measure: s(20),
             hello: s(600),
             hello_retry: s(15),
             hello_limit: s(10),

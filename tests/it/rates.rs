@@ -12,7 +12,8 @@ use tailherd::config::{self, FixedEnv};
 use tailherd::demo::client::{Answer, get, post};
 use tailherd::demo::engine::{Engine, EngineSpec, ModelSpec};
 use tailherd::net::Sockets;
-use tailherd::types::{ListenerKind, Timing};
+use tailherd::types::{ListenerKind, Power, Timing};
+use tokio::time::Instant;
 
 use crate::world::{ms, until};
 
@@ -197,4 +198,83 @@ async fn a_restart_remembers_and_says_how_old_that_is() {
     engine.add(ModelSpec::count("count").weighing("other"));
     assert!(until(async || node.offer().await["tokensPerSecond"].is_null()).await);
     node.app.stop().await;
+}
+
+/// A node that measures itself soon, if it may, with its model in memory and nobody asking.
+async fn measuring(engine: &Engine, power: Power, share: Value, state: Option<&Path>) -> Node {
+    let text = json!({
+        "listen": ["127.0.0.1:11434"],
+        "local": [{ "baseUrl": engine.url() }],
+        "tailnet": { "enabled": false },
+        "preload": ["count"],
+        "share": share,
+    });
+    let sockets = Sockets::real().with_power(move || power);
+    let timing = Timing { measure: ms(400), ..Timing::shrunk() };
+    let node = Node::with(&text, sockets, timing, state).await;
+    assert!(engine.until(Duration::from_secs(10), |c| c.loads_finished > 0).await);
+    node
+}
+
+/// Generations that were asked of the engine, preloads aside.
+fn generations(engine: &Engine) -> Vec<Value> {
+    let seen = engine.seen_at("/api/generate").into_iter();
+    let bodies = seen.map(|seen| serde_json::from_slice::<Value>(&seen.body).unwrap());
+    bodies.filter(|body| body["prompt"].is_string()).collect()
+}
+
+#[tokio::test]
+async fn a_model_that_nobody_asked_is_measured_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let engine = engine().await;
+    let node = measuring(&engine, Power::Mains, json!({}), Some(folder.path())).await;
+    let speed = node.measured("tokensPerSecond").await;
+    assert!((40.0..=105.0).contains(&speed), "{speed}");
+    assert!(node.measured("promptTokensPerSecond").await > 0.0);
+    tokio::time::sleep(ms(1500)).await;
+    let asked = generations(&engine);
+    assert_eq!(asked.len(), 1);
+    assert!(asked[0]["options"]["num_predict"].as_u64().unwrap() <= 64);
+    assert_eq!(asked[0]["raw"], true);
+    // It is nobody's request.
+    let status = get(node.admin, "/status").answer().await.unwrap().json();
+    assert_eq!(status["requests"], json!([]));
+    let metrics = get(node.admin, "/metrics").answer().await.unwrap();
+    assert!(!metrics.text().contains("tailherd_tokens_total{"), "{}", metrics.text());
+    assert!(metrics.text().contains(r#"tailherd_served_seconds_total{caller="self-measure"}"#));
+    assert_eq!(engine.counts().loads_started, 1, "nothing was loaded for it");
+    // Nor is it measured again after a restart.
+    node.app.stop().await;
+    drop(node);
+    let _node = measuring(&engine, Power::Mains, json!({}), Some(folder.path())).await;
+    tokio::time::sleep(ms(1500)).await;
+    assert_eq!(generations(&engine).len(), 1);
+}
+
+#[tokio::test]
+async fn nothing_is_measured_on_battery_or_where_it_is_not_wanted() {
+    for (power, share) in [
+        (Power::Battery, json!({})),
+        (Power::Unknown, json!({})),
+        (Power::Mains, json!({ "selfMeasure": false })),
+    ] {
+        let engine = engine().await;
+        let node = measuring(&engine, power, share.clone(), None).await;
+        tokio::time::sleep(ms(1500)).await;
+        assert_eq!(generations(&engine), Vec::<Value>::new(), "{power:?} {share}");
+        assert!(node.offer().await["tokensPerSecond"].is_null());
+    }
+}
+
+#[tokio::test]
+async fn measuring_gives_way_to_whoever_comes() {
+    let engine = Engine::start(EngineSpec { token: ms(100), ..spec() }).await.unwrap();
+    let node = measuring(&engine, Power::Mains, json!({}), None).await;
+    let limit = Duration::from_secs(10);
+    assert!(engine.until(limit, |c| c.running == 1).await, "it is never measured");
+    let from = Instant::now();
+    node.generate("abc", 2).await;
+    // Its 64 tokens would have taken more than six seconds.
+    assert!(from.elapsed() < Duration::from_secs(3), "{:?}", from.elapsed());
+    assert!(until(async || engine.counts().cancelled == 1).await, "{:?}", engine.counts());
 }
