@@ -111,6 +111,7 @@ mod tests {
     use super::super::testing::{self, engine, id, listing, model, peer};
     use super::super::{Event, Identity, Registry, Settings, Snapshot, build, writer};
     use super::*;
+    use crate::balance::rates::Sample;
     use crate::types::{ApiSet, ModelKey, NodeName};
 
     fn need(words: &[&str]) -> Need {
@@ -201,5 +202,27 @@ mod tests {
         };
         assert_eq!(able(&["tools"]), [true, true]);
         assert_eq!(able(&["vision"]), [true, false]);
+    }
+
+    #[test]
+    fn a_large_body_and_who_asks_count() {
+        let (cells, snapshot) = world();
+        let key = ModelKey::parse("tiny").unwrap();
+        cells.path(&id("gpu"), &testing::dial(2)).ok(Moment::ZERO, None);
+        let mut out = Vec::new();
+        let mut see = |client| {
+            let need = Need { bytes: 4_000_000, client, ..need(&[]) };
+            of(&snapshot.models[&key].offers, &need, Moment::ZERO, &mut out);
+            (out[0].upload, out[1].upload, out[0].out_tokens, out[1].out_tokens)
+        };
+        // Nothing leaves this machine for its own engine.
+        assert_eq!(see(ClientKind::Sdk), (0.0, 1.0, 200.0, 200.0));
+        cells.uplink(&id("gpu"), PathKind::Tailnet).set(1e6);
+        for (client, tokens) in [(ClientKind::Openclaw, 1200.0), (ClientKind::Sdk, 100.0)] {
+            let sample = Sample::whole(tokens).unwrap();
+            cells.lengths(&key).learn(client, sample, Moment::ZERO);
+        }
+        assert_eq!(see(ClientKind::Openclaw), (0.0, 4.0, 700.0, 700.0));
+        assert_eq!(see(ClientKind::Sdk), (0.0, 4.0, 150.0, 150.0));
     }
 }

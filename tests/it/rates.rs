@@ -15,7 +15,7 @@ use tailherd::net::Sockets;
 use tailherd::types::{ListenerKind, Power, Timing};
 use tokio::time::Instant;
 
-use crate::world::{ms, until};
+use crate::world::{Sends as _, World, ms, until};
 
 /// One node with this engine.
 struct Node {
@@ -277,4 +277,24 @@ async fn measuring_gives_way_to_whoever_comes() {
     // Its 64 tokens would have taken more than six seconds.
     assert!(from.elapsed() < Duration::from_secs(3), "{:?}", from.elapsed());
     assert!(until(async || engine.counts().cancelled == 1).await, "{:?}", engine.counts());
+}
+
+#[tokio::test]
+async fn a_large_body_says_how_fast_the_way_is() {
+    let quick = EngineSpec { prefill: Duration::ZERO, ..spec() };
+    let world = World::pair_of(quick).await;
+    let uplink = async || {
+        let status = world.status("laptop").await;
+        let peer = status["peers"].as_array().unwrap().iter().find(|p| p["name"] == "gpu").cloned();
+        peer.unwrap()["paths"][0]["uplinkBytesPerSecond"].as_f64()
+    };
+    for (chars, known) in [(1000, false), (3_000_000, true)] {
+        let body = json!({
+            "model": "count", "prompt": prompt(4, chars), "options": { "num_predict": 1 },
+        });
+        let answer = world.post("laptop", "/api/generate", body.to_string()).send().await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        let so = async || uplink().await.is_some_and(|bytes| bytes > 1e4) == known;
+        assert!(until(so).await, "{chars}: {:?}", uplink().await);
+    }
 }
