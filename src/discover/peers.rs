@@ -1,6 +1,8 @@
 //! Which nodes of the tailnet may be used, and why the others are not: a pure function of one
 //! picture of the tailnet, the `sendTo` rules and the list of nodes met before.
 
+use std::collections::HashMap;
+
 use super::dns::{self, Place};
 use super::known::{Known, Listed};
 use crate::config::NewNodes;
@@ -100,6 +102,27 @@ pub(super) fn sort(
     sorted
 }
 
+/// The peers of `new` whose silence until `old` says nothing any more: those that came to the
+/// list, came back or were given another key; and all of them if this node was.
+pub(super) fn returned<'a>(
+    old: &TailnetView,
+    new: &'a TailnetView,
+) -> impl Iterator<Item = &'a NodeId> {
+    let key = |node: &TailnetNode| (node.id.clone(), node.created.clone(), node.key.clone());
+    let all = new.running
+        && (!old.running
+            || new.online == Some(true) && old.online != Some(true)
+            || new.me.as_ref().map(key) != old.me.as_ref().map(key));
+    let before: HashMap<_, _> = old.peers.iter().map(|node| (key(node), node)).collect();
+    let is_back = move |node: &&TailnetNode| {
+        all || new.running
+            && before
+                .get(&key(node))
+                .is_none_or(|old| (node.online && !old.online) || (old.expired && !node.expired))
+    };
+    new.peers.iter().filter(is_back).map(|node| &node.id).collect::<Vec<_>>().into_iter()
+}
+
 /// Sorts out those whose keys a person added, as long as their time is not over: no tailnet
 /// has them, so they have no address in one, and no principal.
 pub(super) fn sort_pins(sorted: &mut Sorted, trust: &View, send_to: &SendTo, now: Wall) {
@@ -151,6 +174,39 @@ mod tests {
             expired: false,
             current: None,
             relay: String::new(),
+        }
+    }
+
+    #[test]
+    fn who_came_back_is_looked_at_anew() {
+        let peers = vec![node("desk", owned(1), "linux"), node("gpu", owned(1), "linux")];
+        let me = Some(node("me", owned(1), "linux"));
+        let before =
+            TailnetView { running: true, online: Some(true), me, peers, ..TailnetView::default() };
+        type Change = fn(&mut TailnetView);
+        let cases: [(&str, Change, Change, &[&str]); 9] = [
+            ("nothing", |_| {}, |_| {}, &[]),
+            ("listed again", |v| v.peers.truncate(1), |_| {}, &["gpu"]),
+            ("came online", |v| v.peers[1].online = false, |_| {}, &["gpu"]),
+            ("went offline", |_| {}, |v| v.peers[1].online = false, &[]),
+            ("joined anew", |_| {}, |v| v.peers[0].key = "other".to_owned(), &["desk"]),
+            ("let in again", |v| v.peers[0].expired = true, |_| {}, &["desk"]),
+            ("this node is online again", |v| v.online = Some(false), |_| {}, &["desk", "gpu"]),
+            (
+                "this node joined anew",
+                |_| {},
+                |v| v.me.as_mut().unwrap().key = "other".to_owned(),
+                &["desk", "gpu"],
+            ),
+            ("no tailnet runs", |v| v.peers.clear(), |v| v.running = false, &[]),
+        ];
+        for (what, change_old, change_new, want) in cases {
+            let (mut old, mut new) = (before.clone(), before.clone());
+            change_old(&mut old);
+            change_new(&mut new);
+            let back: Vec<_> = returned(&old, &new).map(|id| id.to_string()).collect();
+            let names: Vec<String> = want.iter().map(|name| format!("home/n-{name}")).collect();
+            assert_eq!(back, names, "{what}");
         }
     }
 

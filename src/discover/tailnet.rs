@@ -34,7 +34,7 @@ use crate::telemetry::events::Events;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::{Clock, wall};
 use crate::trust::{Access, Bounds, Networks, SendTo, Tailnet, Trust};
-use crate::types::{ControlId, NodeName, Timing};
+use crate::types::{ControlId, NodeId, NodeName, Timing};
 
 /// What the task is given.
 pub struct Setup {
@@ -198,7 +198,7 @@ impl Watch {
             if self.rungs.slept(SystemTime::now(), self.setup.clock.now()) {
                 tracing::info!("this machine slept: looking at everything again");
                 self.ring();
-                self.look_at_all();
+                self.look_at(|_| true);
             }
             match woken {
                 Woken::End => return,
@@ -231,8 +231,9 @@ impl Watch {
     }
 
     /// Nobody waits out a pause that was earned while there was no way to anybody.
-    fn look_at_all(&self) {
-        for peer in self.told.sorted.iter().flat_map(|sorted| &sorted.peers) {
+    fn look_at(&self, is_back: impl Fn(&NodeId) -> bool) {
+        let peers = self.told.sorted.iter().flat_map(|sorted| &sorted.peers);
+        for peer in peers.filter(|peer| is_back(&peer.who.id)) {
             self.setup.directory.look_at(&peer.who.id, Look::Back);
         }
     }
@@ -260,7 +261,7 @@ impl Watch {
         let now = self.setup.clock.now();
         self.rungs.heard(&view, self.daemon.is_found(), poll, now);
         let moved = view != self.view;
-        let back = view.running && !self.view.running;
+        let back: Vec<NodeId> = peers::returned(&self.view, &view).cloned().collect();
         self.view = view;
         // Before anybody acts on the picture: a key must not be that of another tailnet.
         let steps = self.vouch.take(&self.view, fresh, wall()).await;
@@ -276,9 +277,7 @@ impl Watch {
         if steps {
             self.setup.bell.send_modify(|n| *n = n.wrapping_add(1));
         }
-        if back {
-            self.look_at_all();
-        }
+        self.look_at(|node| back.contains(node));
         let coordinator = self.rungs.coordinator(&self.view);
         if self.told.coordinator != Some(coordinator) {
             self.told.coordinator = Some(coordinator);

@@ -105,7 +105,7 @@ impl Schedule {
                     Ok(()) => self.notice_ways(),
                     Err(_) => return,
                 },
-                Some((node, _)) = self.looks.recv() => self.hurry(&node),
+                Some((node, why)) = self.looks.recv() => self.asked(&node, why),
                 Some(done) = self.running.join_next() => {
                     if let Ok((node, memory, outcome)) = done {
                         self.done(&node, memory, outcome);
@@ -172,6 +172,17 @@ impl Schedule {
         self.by_lan = now;
     }
 
+    /// Somebody wants a node to be looked at. What was learned of it while there was no way to
+    /// it says nothing about how soon it will answer.
+    fn asked(&mut self, node: &NodeId, why: Look) {
+        if why == Look::Back
+            && let Some(turn) = self.turns.get_mut(node)
+        {
+            turn.waits = Waits::default();
+        }
+        self.hurry(node);
+    }
+
     /// Looks at a node now, or as soon as the running look ends.
     fn hurry(&mut self, node: &NodeId) {
         let now = self.tools.ask.clock.now();
@@ -228,7 +239,33 @@ impl Schedule {
 
 #[cfg(test)]
 mod tests {
+    use super::super::tests::tools;
     use super::*;
+    use crate::directory::testing::peer;
+
+    #[tokio::test]
+    async fn a_node_that_is_back_is_looked_at_as_if_it_were_new() {
+        let mut schedule = Schedule::new(Arc::new(tools()), Vec::new(), Arc::default());
+        let gpu = peer("gpu", 2);
+        let id = gpu.who.id.clone();
+        schedule.keep(vec![Whom::Peer(gpu)]);
+        let mut next = |why: Option<Look>| {
+            let now = schedule.tools.ask.clock.now();
+            if let Some(why) = why {
+                schedule.asked(&id, why);
+                assert!(schedule.turns[&id].next.since(now) < Duration::from_millis(50), "{why:?}");
+            }
+            schedule.done(&id, Memory::default(), Outcome::Nothing);
+            schedule.turns[&id].next.since(now)
+        };
+        let first = Timing::shrunk().probe_backoff.mul_f64(1.2);
+        assert!(next(None) < first);
+        for _ in 0..3 {
+            next(None);
+        }
+        assert!(next(Some(Look::Failed)) > 4 * first, "who is silent stays silent");
+        assert!(next(Some(Look::Back)) < first);
+    }
 
     #[test]
     fn waits_follow_what_was_found() {

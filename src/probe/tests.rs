@@ -152,7 +152,7 @@ fn directory(clock: Clock) -> Arc<Directory> {
     Directory::start(config, clock)
 }
 
-fn tools() -> Tools {
+pub(super) fn tools() -> Tools {
     let (clock, timing) = (Clock::start(), Timing::shrunk());
     Tools {
         ask: Asker { pool: pool(clock, &timing), clock, timing },
