@@ -6,17 +6,19 @@
 //! frequent once it does not. No prompt and no model's name is ever in a meeting.
 
 use std::collections::{BTreeSet, HashMap};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::broadcast::error::RecvError;
 use tokio::time::Instant;
 
 use super::call::{CallError, Line};
+use super::pace::{Pace, Went};
 use super::{Parts, say};
 use crate::api::hello::{Admit, MEET, MeetAnswer, MeetSay};
 use crate::directory::{Event, PathCell, Peer};
-use crate::net::{ConnectError, LanView, Task};
+use crate::net::{ConnectError, LanLink, LanView, Task};
 use crate::telemetry::wall;
 use crate::trust::{View, tell};
 use crate::types::{Dial, NodeId, PathKind, PublicKey, Wall};
@@ -142,49 +144,66 @@ struct Meeting {
     dial: Dial,
     cell: Arc<PathCell>,
     line: Option<Line>,
-    /// The wait that the misses in a row have earned.
-    wait: Duration,
+    pace: Pace,
 }
 
 impl Meeting {
     fn new(parts: Parts, node: NodeId, dial: Dial) -> Meeting {
         let cell = parts.directory.path(&node, &dial);
-        let wait = parts.timing.meet_dead;
-        Meeting { parts, node, dial, cell, line: None, wait }
+        Meeting { parts, node, dial, cell, line: None, pace: Pace::default() }
     }
 
     async fn run(mut self) {
         let mut directory = self.parts.directory.changed();
         let mut tailnet = self.parts.tailnet.clone();
+        let mut lan = self.parts.lan.clone();
         loop {
-            let met = self.once().await;
-            let came = met.is_ok();
+            let mut announced = self.parts.trust.announcements();
+            let (link, met) = (self.link(), self.once().await);
+            let went = match &met {
+                Ok(_) => Went::Met,
+                Err(Missed::Connect(error)) if error.is_other_key() => Went::OtherKey,
+                Err(_) => Went::Missed,
+            };
             self.take_in(met);
             let end = Instant::now();
             let carried = self.carried();
-            let wait = match (carried, came) {
-                (true, _) => self.parts.timing.meet,
-                (false, true) => self.parts.timing.meet_dead,
-                // Somebody who is not there is looked for ever less often.
-                (false, false) => self.wait,
-            };
-            self.wait = if came || carried {
-                self.parts.timing.meet_dead
-            } else {
-                (self.wait * 2).min(self.parts.timing.meet)
-            };
-            // The tailnet's way dying is the moment in which this one is needed.
+            let (clock, timing) = (self.parts.clock, Arc::clone(&self.parts.timing));
+            let mut due = end + self.pace.after(went, carried, clock.now(), &timing);
             loop {
-                if self.carried() != carried {
-                    self.wait = self.parts.timing.meet_dead;
+                // The tailnet's way dying is the moment in which this one is needed. (Who
+                // answered for the peer does so then as well.)
+                let needed = went != Went::OtherKey && self.carried() != carried;
+                if needed || self.link() != link {
+                    self.pace.anew();
                     break;
                 }
                 tokio::select! {
                     changed = directory.changed() => if changed.is_err() { return },
                     changed = tailnet.changed() => if changed.is_err() { return },
-                    () = tokio::time::sleep_until(end + wait) => break,
+                    changed = lan.changed() => if changed.is_err() { return },
+                    heard = announced.recv(), if went != Went::Met => if self.is_said(heard) {
+                        self.pace.anew();
+                        // Not at each word: anybody can repeat it.
+                        due = due.min(end + timing.meet_dead);
+                    },
+                    () = tokio::time::sleep_until(due) => break,
                 }
             }
+        }
+    }
+
+    /// The link that leads there now. Another one is another network, perhaps.
+    fn link(&self) -> Option<LanLink> {
+        let Dial::Lan { addr, .. } = self.dial else { return None };
+        self.parts.lan.borrow().allows(addr.ip()).ok().cloned()
+    }
+
+    /// Whether what was heard speaks for this address. Words that were missed may have.
+    fn is_said(&self, heard: Result<(NodeId, IpAddr), RecvError>) -> bool {
+        match (heard, &self.dial) {
+            (Ok((node, at)), Dial::Lan { addr, .. }) => node == self.node && at == addr.ip(),
+            (heard, _) => heard.is_err(),
         }
     }
 

@@ -27,6 +27,7 @@ mod call;
 mod greet;
 mod hello;
 mod meet;
+mod pace;
 mod say;
 mod turns;
 

@@ -20,7 +20,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use parking_lot::{Mutex, MutexGuard};
 use serde::{Deserialize, Serialize};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, broadcast, watch};
 use zeroize::Zeroizing;
 
 use super::book::Book;
@@ -57,6 +57,7 @@ struct Shared {
     view: ArcSwap<View>,
     changed: watch::Sender<u64>,
     urgent: Notify,
+    announced: broadcast::Sender<(NodeId, IpAddr)>,
 }
 
 struct State {
@@ -119,6 +120,7 @@ impl Trust {
             view: ArcSwap::from_pointee(view),
             changed: watch::Sender::new(0),
             urgent: Notify::new(),
+            announced: broadcast::Sender::new(64),
         }))
     }
 
@@ -307,6 +309,12 @@ impl Trust {
     /// Somebody announced a node at this address on a local network. Nothing to be written.
     pub fn announced(&self, node: &NodeId, address: IpAddr) {
         self.hint(node, |pin| pin.announced_at(address));
+        let _ = self.0.announced.send((node.clone(), address));
+    }
+
+    /// Who is announced where from now on, news or not.
+    pub fn announcements(&self) -> broadcast::Receiver<(NodeId, IpAddr)> {
+        self.0.announced.subscribe()
     }
 
     /// A node named its addresses on the local network. Nothing to be written.

@@ -110,6 +110,11 @@ pub struct Timing {
     pub meet: Duration,
     /// How often while the tailnet does not.
     pub meet_dead: Duration,
+    /// How long an address is asked often for a peer that was met there and is no more. Others
+    /// are asked ever less often, at the least every 150 times [`Timing::meet_dead`].
+    pub meet_lately: Duration,
+    /// How long an address rests at which somebody with another key answers.
+    pub meet_stranger: Duration,
     /// Limit of the ping by which we learn whether a caller on the local network could use the
     /// tailnet.
     pub lan_ping: Duration,
@@ -172,6 +177,8 @@ impl Default for Timing {
             hello_limit: s(10),
             meet: s(20),
             meet_dead: s(2),
+            meet_lately: s(3600),
+            meet_stranger: s(600),
             lan_ping: ms(1500),
             lan_ping_kept: s(5),
             handshake: s(5),
