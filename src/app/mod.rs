@@ -226,6 +226,7 @@ impl App {
             events: Arc::clone(&events),
             clock,
             timing: Arc::clone(&timing),
+            ephemeral: state.as_deref().is_none_or(state::is_passing),
         };
         let (mesh, callbacks) = Mesh::new(parts.clone(), Arc::clone(&instance));
         let mesh = Arc::new(mesh);

@@ -35,6 +35,22 @@ pub(super) fn lock(folder: &Path) -> Result<Lock, StartError> {
     }
 }
 
+/// Whether what is kept there is gone when the machine stops: it lies in memory.
+#[cfg(target_os = "linux")]
+pub(super) fn is_passing(folder: &Path) -> bool {
+    const TMPFS: u32 = 0x0102_1994;
+    const RAMFS: u32 = 0x8584_58f6;
+    // The field's type differs from machine to machine.
+    let kind = rustix::fs::statfs(folder).ok().and_then(|s| u32::try_from(s.f_type).ok());
+    matches!(kind, Some(TMPFS | RAMFS))
+}
+
+/// Whether what is kept there is gone when the machine stops. Here nobody can tell.
+#[cfg(not(target_os = "linux"))]
+pub(super) fn is_passing(_: &Path) -> bool {
+    false
+}
+
 /// This machine's host name.
 pub(super) fn host_name() -> Option<String> {
     let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
@@ -44,6 +60,31 @@ pub(super) fn host_name() -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn what_lies_in_memory_is_told_from_what_lies_on_a_disk() {
+        // As the kernel says it in words.
+        let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+        let mut seen = 0;
+        for line in mounts.lines() {
+            let words: Vec<&str> = line.split(' ').collect();
+            let [_, at, kind, ..] = words[..] else { continue };
+            let covered = mounts.lines().filter(|l| l.split(' ').nth(1) == Some(at)).count() > 1;
+            if covered || !matches!(kind, "tmpfs" | "ramfs" | "ext4" | "xfs" | "overlay" | "proc") {
+                continue;
+            }
+            if rustix::fs::statfs(at).is_ok() {
+                assert_eq!(
+                    is_passing(Path::new(at)),
+                    matches!(kind, "tmpfs" | "ramfs"),
+                    "{at} is {kind}"
+                );
+                seen += 1;
+            }
+        }
+        assert!(seen > 0 && !is_passing(Path::new("/nowhere")));
+    }
 
     #[test]
     fn one_program_at_a_time() {

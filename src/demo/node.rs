@@ -6,6 +6,7 @@
 //! connections that this daemon forwarded are known as its own.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -40,6 +41,8 @@ pub struct NodeSpec {
     pub sidecar: bool,
     /// The local network it is on, and its address there.
     pub lan: Option<(Switch, Ipv4Addr)>,
+    /// In which folder its state folder is made; `None` = where temporary ones are.
+    pub state_in: Option<PathBuf>,
     /// What its configuration says beyond where engine, socket and listeners are.
     pub config: Value,
 }
@@ -53,6 +56,7 @@ impl NodeSpec {
             engine,
             sidecar: true,
             lan: None,
+            state_in: None,
             config: json!({}),
         }
     }
@@ -112,7 +116,8 @@ impl Node {
             Some(engine) => Some(Engine::start(engine).await?),
             None => None,
         };
-        let state = tempfile::Builder::new().prefix("tailherd-demo-").tempdir()?;
+        let place = spec.state_in.unwrap_or_else(std::env::temp_dir);
+        let state = tempfile::Builder::new().prefix("tailherd-demo-").tempdir_in(place)?;
         let config = configuration(&daemon, engine.as_ref(), spec.config)?;
         let lan_daemon = Arc::clone(&daemon);
         let node = Node {

@@ -91,7 +91,14 @@ impl Mesh {
         }
         self.told(id, &said.departed);
         let lan = parts.lan.borrow().clone();
-        match say::statement(&tailnet, &parts.trust, &parts.trust.view(), &lan, peer) {
+        match say::statement(
+            &tailnet,
+            &parts.trust,
+            &parts.trust.view(),
+            &lan,
+            peer,
+            parts.ephemeral,
+        ) {
             Some(say) => call::answer(StatusCode::OK, &say),
             None => no(StatusCode::SERVICE_UNAVAILABLE, "the tailnet does not name both of us"),
         }

@@ -235,7 +235,7 @@ async fn one(parts: &Parts, peer: &TailnetNode, at: SocketAddr) -> Result<(), Fa
     // As the list has it now: it may have been read again while the connection was made.
     let listed = tailnet.peers.iter().find(|p| p.id == peer.id).ok_or(Failed::Nobody)?;
     let lan = parts.lan.borrow().clone();
-    let say = say::statement(&tailnet, &parts.trust, &known, &lan, listed);
+    let say = say::statement(&tailnet, &parts.trust, &known, &lan, listed, parts.ephemeral);
     let say = say.ok_or(Failed::Nobody)?;
     let mut line = Line::open(io).await?;
     let said: HelloSay = line.ask(HELLO, &say, parts.timing.hello_limit).await?;

@@ -59,6 +59,8 @@ pub struct Parts {
     pub clock: Clock,
     /// Waits.
     pub timing: Arc<Timing>,
+    /// Whether this node forgets its keys when its machine stops.
+    pub ephemeral: bool,
 }
 
 /// The serving side of the mesh protocol.

@@ -32,6 +32,7 @@ pub(super) fn statement(
     known: &View,
     lan: &LanView,
     peer: &TailnetNode,
+    ephemeral: bool,
 ) -> Option<HelloSay> {
     let (control, me) = (tailnet.control.as_ref()?, tailnet.me.as_ref()?);
     if known.control.as_ref() != Some(control) {
@@ -45,8 +46,9 @@ pub(super) fn statement(
         my_node_key: me.key.clone(),
         your_node_key: peer.key.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        // LocalAPI does not say it.
-        ephemeral: false,
+        // LocalAPI does not say it of the node; but keys that do not outlive the machine's
+        // stop are one's that is not meant to.
+        ephemeral,
         chain: known.ring.as_ref()?.chain(),
         holds: live.map(|pin| pin.key),
         lan: addresses(lan),

@@ -200,6 +200,24 @@ async fn a_key_that_the_pinned_one_signed_takes_its_place() {
     assert_eq!(pin(&world, "desk", "eve").await.unwrap().key, eve.ring.current().short());
 }
 
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn keys_that_lie_in_memory_are_pinned_for_a_day_only() {
+    let mounts = std::fs::read_to_string("/proc/mounts").unwrap();
+    assert!(mounts.contains(" /dev/shm tmpfs "), "this machine has no folder in memory");
+    let of = |name: &str, state_in: &str| NodeSpec {
+        state_in: Some(state_in.into()),
+        ..NodeSpec::new(name, me(), None)
+    };
+    let nodes = vec![of("desk", env!("CARGO_TARGET_TMPDIR")), of("runner", "/dev/shm")];
+    let world = World::start(nodes).await;
+    for (at, of, days) in [("desk", "runner", 1), ("runner", "desk", 14)] {
+        becomes(&world, at, of, "live").await;
+        let ends = pin(&world, at, of).await.unwrap().ends.unwrap();
+        assert_eq!(ends.div_ceil(86_400), days, "{of} at {at} ends in {ends} s");
+    }
+}
+
 #[tokio::test]
 async fn who_no_rule_names_is_not_heard_and_not_called_back() {
     let world = desk().await;
