@@ -352,6 +352,119 @@ impl Missing {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{self, FixedEnv};
+    use crate::directory::testing::who;
+    use crate::directory::{DirectoryConfig, Settings};
+    use crate::net::lan::{Gateway, Kind, LanLink};
+    use crate::telemetry::Clock;
+    use crate::trust::{Bounds, ByHand, Own};
+    use crate::types::{ControlId, NodeName, Principal, Verb};
+
+    const NOW: Wall = Wall(1_795_262_400);
+
+    fn home() -> LanView {
+        let here = Interface {
+            name: "lan0".to_owned(),
+            index: Some(2),
+            addr: [192, 168, 1, 10].into(),
+            prefix: 24,
+            gateway: Some(Gateway { addr: [192, 168, 1, 1].into(), link: Some("aa".into()) }),
+            kind: Kind::Lan,
+            epoch: 1,
+        };
+        LanView { links: vec![LanLink::new(&here, "home")], ..LanView::around(&[here]) }
+    }
+
+    /// The task of a node with a key, before it runs.
+    fn links() -> Links {
+        let control = ControlId("home".into());
+        let own = Own {
+            stable: "n1".to_owned(),
+            created: String::new(),
+            name: NodeName::from_dns("laptop"),
+            principal: Principal::User { control: control.clone(), id: 1, login: "a@x".into() },
+            node_key: String::new(),
+            addrs: Vec::new(),
+        };
+        let trust = Trust::open(None, Bounds { ports: vec![11436], ..Bounds::default() });
+        trust.enter(&control, &own, Some(1), "https://c", wall());
+        let directory = DirectoryConfig {
+            settings: Settings::default(),
+            this: who("laptop"),
+            state: None,
+            save: Duration::from_secs(5),
+        };
+        let config = config::parse("{}", None, &FixedEnv::default()).unwrap();
+        Links {
+            config: watch::channel(Arc::new(config)).1,
+            view: watch::channel(Arc::default()).1,
+            said: TailnetView::default(),
+            trust,
+            networks: Networks::open(None).0,
+            sockets: Sockets::real(),
+            localapi: Arc::default(),
+            directory: Directory::start(directory, Clock::start()),
+            events: Events::new(),
+            lan: watch::channel(Arc::new(home())).0,
+            places: watch::channel(Arc::default()).0,
+            say: watch::channel(None).0,
+            said_at: None,
+            asked: None,
+            pace: Duration::ZERO,
+            heard: Tags::default(),
+            missing: Missing::default(),
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_announced_is_another_each_hour_and_nothing_without_a_link() {
+        let mut links = links();
+        let config = Arc::clone(&links.config.borrow());
+        let key = links.trust.view().ring.as_ref().unwrap().current();
+        let mut tags = |lan: &LanView, minutes: u64| {
+            let now = NOW + Duration::from_secs(60 * minutes);
+            links.announce(&config, lan, now);
+            let said = links.say.borrow().as_ref().map(|say| say.tags.clone());
+            assert_eq!(said.is_some(), !links.places.borrow().is_empty());
+            if let Some(said) = &said {
+                assert_eq!(tag::recognise(&said[0], &[((), key)], now), Some(0));
+            }
+            said
+        };
+        let first = tags(&home(), 0);
+        assert!(first.is_some());
+        assert_eq!(tags(&home(), 59), first);
+        let next = tags(&home(), 60);
+        assert!(next.is_some() && next != first);
+        assert_eq!(tags(&LanView::default(), 61), None);
+        let again = tags(&home(), 62);
+        assert!(again.is_some() && again != next, "no two announcements are alike");
+    }
+
+    #[tokio::test]
+    async fn an_announcement_is_heard_only_from_an_address_that_may_be_dialled() {
+        let mut links = links();
+        let (now, key) = (wall(), PublicKey::new([7; 32]));
+        let until = now + Duration::from_secs(3600);
+        let hand = ByHand { verbs: vec![Verb::List], models: vec!["*".to_owned()], until };
+        links.trust.add("pi", key, hand, &[], now).unwrap();
+        for (addr, want) in [
+            ([192, 168, 1, 20], true),
+            ([192, 168, 1, 1], false),
+            ([192, 168, 2, 20], false),
+            ([172, 17, 0, 2], false),
+        ] {
+            let addr = Ipv4Addr::from(addr);
+            links.take(&Heard { tag: tag::announce(&key, now, rand::random()), addr });
+            let found = links.trust.view().by_key(&key).unwrap().addresses(|_| true);
+            assert_eq!(found.contains(&addr.into()), want, "{addr}");
+        }
+        let addr = Ipv4Addr::new(192, 168, 1, 30);
+        let other = PublicKey::new([8; 32]);
+        links.take(&Heard { tag: tag::announce(&other, now, rand::random()), addr });
+        let found = links.trust.view().by_key(&key).unwrap().addresses(|_| true);
+        assert!(!found.contains(&addr.into()), "nobody's tag");
+    }
 
     fn heard(tag: &str, last: u8) -> Heard {
         Heard { tag: tag.to_owned(), addr: Ipv4Addr::new(192, 168, 1, last) }

@@ -248,6 +248,25 @@ async fn a_bare_server_is_listed_with_what_its_show_says_and_each_show_is_read_o
 }
 
 #[tokio::test]
+async fn a_server_that_belongs_to_another_network_is_sent_nothing() {
+    let tools = tools();
+    let server = Canned::start(ollama()).await;
+    // A name that is looked up, like one on a local network.
+    let dial = Dial::Configured { host: "LOCALHOST".into(), port: server.addr.port(), tls: false };
+    let url = engines::url_of(&dial, "");
+    let nas = Server { name: NodeName::parse("nas").unwrap(), dial, prefix: "".into() };
+    let whom = Whom::Server(nas);
+    let mut memory = Memory::default();
+    assert_eq!(look(&tools, &whom, &mut memory).await, Outcome::Alive, "nothing is known yet");
+    let tools = Tools { networks: network::Networks::load(None), ..tools };
+    let cafe = network::Place { network: Some("bb:00:00:00:00:01".to_owned()), server: None };
+    tools.networks.answered(&url, &cafe);
+    let before = server.seen.lock().len();
+    assert_ne!(look(&tools, &whom, &mut memory).await, Outcome::Alive);
+    assert_eq!(server.seen.lock().len(), before);
+}
+
+#[tokio::test]
 async fn a_server_dies_of_a_refused_connection_and_comes_back() {
     let tools = tools();
     let server = Canned::start(ollama()).await;

@@ -173,6 +173,8 @@ mod tests {
         check(one(&open), "100.64.0.2", me, Some(true));
         check(one(&open), "100.113.0.2", me, Some(false));
         check(one(&open), "fd7a:115c:a1e0::2", me, Some(false));
+        let mixed = rule("100.64.0.0/11", false, "::/0", all);
+        check(&[mixed], "100.64.0.2", me, Some(false));
         check(&[open.clone(), six.clone()], "fd7a:115c:a1e0::2", me, Some(true));
         check(&[], "100.64.0.2", me, Some(false));
         for ports in [(11434, 11434), (0, 11434), (11434, 65535)] {

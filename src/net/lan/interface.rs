@@ -320,6 +320,13 @@ IP address       HW type     Flags       HW address            Mask     Device
         }
         let home = &machine.described(vec![address("wlan0", [192, 168, 1, 10], 24)])[0];
         assert_eq!((home.kind, home.usable()), (Kind::Lan, Ok(())));
+        let unheard = home.gateway.clone().map(|gateway| Gateway { link: None, ..gateway });
+        for gateway in [None, unheard] {
+            assert!(Interface { gateway, ..home.clone() }.usable().is_err());
+        }
+        let cable = address("wlan0", [192, 168, 1, 10], 24);
+        let cable = if_addrs::Interface { is_p2p: true, ..cable };
+        assert_eq!(machine.described(vec![cable])[0].kind, Kind::Tunnel, "from point to point");
         let public = &machine.described(vec![address("wlan0", [198, 51, 100, 9], 24)])[0];
         assert!(public.usable().is_err());
     }

@@ -105,6 +105,7 @@ mod tests {
         make("veth-port", "1", &["brport"], "");
         make("tailscale0", "65534", &["tun_flags"], "");
         make("wg0", "65534", &[], "DEVTYPE=wireguard\n");
+        make("ipip0", "768", &[], "");
         make("tap0", "1", &["tun_flags"], "");
         make("vx0", "1", &[], "DEVTYPE=vxlan\n");
         bridge("docker0", &["veth-port"]);
@@ -121,6 +122,7 @@ mod tests {
             ("veth-port", Kind::Container),
             ("tailscale0", Kind::Tunnel),
             ("wg0", Kind::Tunnel),
+            ("ipip0", Kind::Tunnel),
             ("tap0", Kind::Tunnel),
             ("vx0", Kind::Tunnel),
             ("docker0", Kind::Container),

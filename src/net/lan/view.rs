@@ -194,6 +194,7 @@ mod tests {
             interface("tailscale0", "100.64.0.7", 32, "", Kind::Tunnel),
             interface("wg0", "10.8.0.2", 24, "10.8.0.1", Kind::Tunnel),
             interface("vpn0", "192.168.99.1", 16, "", Kind::Tunnel),
+            interface("usb0", "192.168.55.2", 24, "192.168.1.254", Kind::Lan),
         ];
         let all: Vec<Interface> =
             [&home, &home6, &wide].into_iter().chain(&others).cloned().collect();
@@ -209,6 +210,7 @@ mod tests {
             ("192.168.1.1", None),
             ("172.16.0.1", None),
             ("192.168.7.1", None),
+            ("192.168.1.254", None),
             ("192.168.1.0", None),
             ("192.168.1.255", None),
             ("172.31.255.255", None),
@@ -244,6 +246,13 @@ mod tests {
         }
         let nowhere = LanView::around(&all);
         assert!(nowhere.allows("192.168.1.20".parse().unwrap()).is_err());
+        // Also where nothing is known of this machine but its links.
+        let bare = LanView { links: vec![LanLink::new(&home, "net")], ..LanView::default() };
+        for (addr, want) in
+            [("192.168.1.20", true), ("192.168.1.1", false), ("192.168.1.10", false)]
+        {
+            assert_eq!(bare.allows(addr.parse().unwrap()).is_ok(), want, "{addr}");
+        }
         // The tailnet's own range stays out even where somebody made a local network of it.
         let odd = interface("eth0", "fd7a:115c:a1e0::1", 64, "", Kind::Lan);
         let view = LanView { links: vec![LanLink::new(&odd, "n")], ..LanView::default() };

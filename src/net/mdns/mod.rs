@@ -158,6 +158,7 @@ impl Follower {
         let link = Link {
             carrier: Carrier::new(&place.device, Some(place.index), place.epoch),
             socket: open(place)?,
+            to: (GROUP, PORT).into(),
             place: place.clone(),
             names: Names::random(),
             say: self.say.clone(),
@@ -172,6 +173,8 @@ impl Follower {
 struct Link {
     carrier: Carrier,
     socket: UdpSocket,
+    /// Where everybody hears it.
+    to: SocketAddr,
     place: Place,
     names: Names,
     say: watch::Receiver<Option<Arc<Say>>>,
@@ -262,7 +265,7 @@ impl Link {
         if !self.carrier.holds() {
             return;
         }
-        if let Err(error) = self.socket.send_to(&packet, (GROUP, PORT)).await {
+        if let Err(error) = self.socket.send_to(&packet, self.to).await {
             tracing::debug!(device = self.place.device, "mdns: {error}");
         }
     }
@@ -310,7 +313,113 @@ fn bind_device(_: &Socket, _: &Place) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
+    use hickory_resolver::proto::op::Message;
+    use tokio::sync::oneshot;
+    use tokio::time::timeout;
+
     use super::*;
+
+    fn place() -> Place {
+        Place { device: "lan0".to_owned(), index: 1, addr: ip("192.168.7.9"), prefix: 24, epoch: 0 }
+    }
+
+    fn saying(tag: &str) -> Option<Arc<Say>> {
+        Some(Arc::new(Say { tags: vec![tag.to_owned()], port: 11436 }))
+    }
+
+    /// A link whose group is one socket of this machine.
+    async fn link() -> (Link, UdpSocket, watch::Sender<Option<Arc<Say>>>, mpsc::Receiver<Heard>) {
+        let group = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let (say, said) = watch::channel(saying("one"));
+        let (send, heard) = mpsc::channel(WAITING);
+        let link = Link {
+            carrier: Carrier::new("lan0", Some(1), 0),
+            socket: UdpSocket::bind("127.0.0.1:0").await.unwrap(),
+            to: group.local_addr().unwrap(),
+            place: place(),
+            names: Names::random(),
+            say: said,
+            asked: watch::channel(0).1,
+            send,
+        };
+        (link, group, say, heard)
+    }
+
+    /// The names under which `tag` is said.
+    async fn names(group: &UdpSocket, tag: &str) -> BTreeSet<String> {
+        let mut bytes = vec![0; 9000];
+        loop {
+            let read = timeout(Duration::from_secs(5), group.recv(&mut bytes)).await;
+            let packet = &bytes[..read.unwrap().unwrap()];
+            if packet::read(packet).tags == [tag] {
+                let message = Message::from_vec(packet).unwrap();
+                let names = message.all_sections().map(|record| record.name.to_string());
+                return names.filter(|name| !name.starts_with('_')).collect();
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_said_anew_is_said_under_new_names() {
+        let (link, group, say, _heard) = link().await;
+        let _task = Task::spawn(link.run());
+        let before = names(&group, "one").await;
+        assert_eq!(names(&group, "one").await, before, "said again");
+        say.send_replace(saying("two"));
+        let after = names(&group, "two").await;
+        assert_eq!((before.len(), after.len()), (2, 2), "an instance and a host");
+        assert!(before.is_disjoint(&after), "{before:?} {after:?}");
+    }
+
+    #[tokio::test]
+    async fn only_who_speaks_from_the_port_on_the_own_link_is_heard() {
+        let (link, _group, _say, mut heard) = link().await;
+        let question = packet::question().unwrap();
+        let say = saying("tag").unwrap();
+        let answer = packet::answer(&say, &Names::random(), ip("8.8.8.8")).unwrap();
+        for (from, want) in [
+            ("192.168.7.20:5353", true),
+            ("192.168.7.20:40000", false),
+            ("192.168.8.20:5353", false),
+            ("8.8.8.8:5353", false),
+            ("192.168.7.9:5353", false),
+            ("[fd12::20]:5353", false),
+        ] {
+            let at = from.parse().unwrap();
+            assert_eq!(link.take(&question, at), want, "{from}");
+            assert!(!link.take(&answer, at));
+            let tag = Heard { tag: "tag".to_owned(), addr: ip("192.168.7.20") };
+            assert_eq!(heard.try_recv().ok(), want.then_some(tag), "{from}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_link_that_may_not_be_used_any_more_is_left() {
+        for silent in [true, false] {
+            let (held, mut left) = oneshot::channel::<()>();
+            let task = Task::spawn(async move {
+                let _held = held;
+                std::future::pending::<()>().await;
+            });
+            let (places, at) = watch::channel(Arc::new(vec![place()]));
+            let (say, said) = watch::channel(saying("tag"));
+            let (send, _heard) = mpsc::channel(WAITING);
+            let asked = watch::channel(0).1;
+            let links = BTreeMap::from([(place(), task)]);
+            let follower = Follower { send, say: said, asked, links };
+            let _follower = Task::spawn(follower.run(at));
+            tokio::task::yield_now().await;
+            assert_eq!(left.try_recv(), Err(oneshot::error::TryRecvError::Empty));
+            if silent {
+                say.send_replace(None);
+            } else {
+                places.send_replace(Arc::default());
+            }
+            assert!(timeout(Duration::from_secs(5), left).await.is_ok_and(|left| left.is_err()));
+        }
+    }
 
     fn ip(text: &str) -> Ipv4Addr {
         text.parse().unwrap()

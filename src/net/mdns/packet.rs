@@ -195,20 +195,24 @@ mod tests {
         assert_eq!(read(&loops), Read::default());
     }
 
-    /// All byte strings of eight bytes.
-    fn strings(packet: &[u8]) -> HashSet<&[u8]> {
-        packet.windows(8).collect()
-    }
-
     #[test]
     fn two_hours_of_one_node_share_nothing_that_two_nodes_do_not_share() {
         let packet = |tag: &str| answer(&say(&[tag]), &Names::random(), HERE).unwrap();
         let (now, later) = (packet("aaaaaaaaaaaaaaaa"), packet("bbbbbbbbbbbbbbbb"));
-        let strangers = [packet("cccccccccccccccc"), packet("dddddddddddddddd")];
-        let theirs: HashSet<_> =
-            strings(&strangers[0]).intersection(&strings(&strangers[1])).copied().collect();
-        for string in strings(&now).intersection(&strings(&later)) {
-            assert!(theirs.contains(string), "{:?}", String::from_utf8_lossy(string));
-        }
+        // What all nodes say alike says nothing of one. (So many that no letter that chance
+        // wrote is the same in all of them.)
+        let strangers: Vec<_> = (0..64).map(|n| packet(&format!("{n:016x}"))).collect();
+        let alike = |at: usize| strangers.iter().all(|other| other[at] == strangers[0][at]);
+        let own: Vec<bool> = (0..now.len()).map(|at| !alike(at)).collect();
+        // All strings of eight bytes of its own.
+        let strings = |packet: &[u8]| -> HashSet<Vec<u8>> {
+            let at = (0..=packet.len() - 8).filter(|at| own[*at..at + 8].iter().all(|own| *own));
+            at.map(|at| packet[at..at + 8].to_vec()).collect()
+        };
+        let (now, later) = (strings(&now), strings(&later));
+        assert!(now.len() > 9, "two names of chance");
+        assert!(now.is_disjoint(&later));
+        let (one, two) = (Names::random(), Names::random());
+        assert!(one.instance != two.instance && one.host != two.host);
     }
 }

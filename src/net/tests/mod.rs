@@ -2,6 +2,7 @@
 
 mod caller;
 mod connect;
+mod ends;
 mod lan;
 mod listen;
 mod localapi;

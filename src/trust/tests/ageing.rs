@@ -145,8 +145,12 @@ fn a_key_added_by_hand_may_do_what_was_said_and_what_a_rule_names_it_for() {
         let me = Me { principal: w.me.principal.clone(), name: w.me.name.clone() };
         let tailnet = Tailnet { me: Some(me), people: Some(1) };
         let access = Access::new(Some(&[rule(who, Verbs::NONE.with(verb))]), &tailnet);
-        let granted = access.of(&caller(Verbs::NONE.with(Verb::List), &["none"]));
-        assert_eq!(granted.may(verb, &model("tiny")).is_some(), may, "{who} {verb:?}");
+        let caller = caller(Verbs::NONE.with(Verb::List), &["none"]);
+        // The key is what it is, whichever way its holder is said to have come.
+        for caller in [Caller { lan: None, ..caller.clone() }, caller] {
+            let granted = access.of(&caller);
+            assert_eq!(granted.may(verb, &model("tiny")).is_some(), may, "{who} {verb:?}");
+        }
     }
 }
 
@@ -206,7 +210,9 @@ fn a_clock_set_back_makes_no_pin_younger() {
             w.look();
             w.wait(HOUR);
             w.hello(&w.node("desk")).unwrap();
+            w.heard(&w.node("desk")).unwrap();
             assert_eq!(w.trust.view().clock_ok, ok, "without the coordinator nothing is cleared");
+            assert_eq!(w.worth(&studio), want, "nor by the clock coming round");
             w.online = true;
             w.look();
             assert_eq!(w.trust.view().clock_ok, ok, "nor by a list");
@@ -255,6 +261,23 @@ fn a_clock_that_was_late_counts_again_once_it_is_put_right_and_not_by_going_on()
         assert_eq!(look(then), worth, "{behind} s behind, put right to {put_right} s later");
         assert_eq!(look(Wall(then.0 + DAY)) == "clock set back", worth == "clock set back");
     }
+}
+
+#[test]
+fn what_was_seen_at_a_time_that_has_not_come_yet_counts_for_nothing() {
+    let mut w = World::pinned(vec![person("studio", 2, 1), person("desk", 3, 1)]);
+    let studio = w.node("studio");
+    w.trust.heard_filter(by_capability(), w.now);
+    w.wait(MINUTE);
+    w.trust.reached(&studio.id(), w.now);
+    assert_eq!(w.worth(&studio), "live", "it reached us within a day");
+    w.now.0 -= 365 * DAY;
+    w.look();
+    assert!(!w.trust.is_rotation_due(w.now), "nor does a key made then have an age");
+    w.hello(&w.node("desk")).unwrap();
+    assert!(w.trust.is_rotation_due(w.now));
+    w.hello(&studio).unwrap();
+    assert_eq!(w.worth(&studio), "not let in by the tailnet's policy");
 }
 
 #[test]

@@ -179,26 +179,39 @@ fn a_day_of_a_new_key_counts_only_while_it_was_asked_and_alone_and_vouched_for()
     let new = Node { ring: Ring::new(START).unwrap(), ..desk.clone() };
     let third = Node { ring: Ring::new(START).unwrap(), ..desk.clone() };
     type Between = fn(&mut World, &Node, &Node);
-    let cases: [(&str, Between); 4] = [
-        ("this machine slept", |w, _, _| w.sleep(3 * DAY)),
-        ("the pinned key answered", |w, desk, _| {
-            w.hello(desk).unwrap();
-        }),
-        ("a third key answered", |w, _, third| {
-            w.hello(third).unwrap_err();
-        }),
-        ("the coordinator was away", |w, _, _| {
-            w.online = false;
-            w.wait(2 * DAY);
-            w.online = true;
-            w.look();
-        }),
+    // What is not asked counts for an hour; what another answers begins the day anew.
+    let cases: [(&str, Between, u64); 4] = [
+        ("this machine slept", |w, _, _| w.sleep(3 * DAY), 10),
+        (
+            "the pinned key answered",
+            |w, desk, _| {
+                w.hello(desk).unwrap();
+            },
+            20,
+        ),
+        (
+            "a third key answered",
+            |w, _, third| {
+                w.hello(third).unwrap_err();
+            },
+            20,
+        ),
+        (
+            "the coordinator was away",
+            |w, _, _| {
+                w.online = false;
+                w.wait(2 * DAY);
+                w.online = true;
+                w.look();
+            },
+            10,
+        ),
     ];
-    for (what, between) in cases {
+    for (what, between, then) in cases {
         let mut w = World::pinned(vec![desk.clone()]);
         call_for(&mut w, &new, 12 * HOUR).unwrap_err();
         between(&mut w, &desk, &third);
-        call_for(&mut w, &new, 10 * HOUR).unwrap_err();
+        call_for(&mut w, &new, then * HOUR).unwrap_err();
         assert_eq!(w.worth(&new), "not pinned", "{what}");
     }
 }
@@ -213,22 +226,36 @@ fn a_person_may_take_a_changed_key_at_once() {
     w.hello(&new).unwrap_err();
     assert_eq!(w.trust.accept("DESK").unwrap(), desk.name);
     assert_eq!((w.worth(&new), w.worth(&desk)), ("live", "not pinned"));
+    // Not one by which another node was pinned meanwhile.
+    let copy = Node { ring: desk.ring.clone(), ..person("copy", 3, 1) };
+    w.hello(&desk).unwrap_err();
+    w.nodes.push(copy.clone());
+    w.hello(&copy).unwrap();
+    assert!(matches!(w.trust.accept("desk"), Err(PinError::Taken(name)) if name == copy.name));
+    assert_eq!(w.worth(&new), "live");
 }
 
 #[test]
 fn without_the_coordinator_nothing_is_pinned_renewed_or_kept_fresh() {
     let desk = person("desk", 2, 1);
     let late = person("late", 3, 1);
+    let waits = person("waits", 4, 1);
     let mut w = World::pinned(vec![desk.clone()]);
+    assert_eq!(w.heard(&waits), Ok(true));
+    w.nodes.push(waits.clone());
     w.online = false;
     w.wait(HOUR);
     let before = w.pin(&desk).unwrap().verified;
     assert_eq!(w.hello(&late), Err(HelloRefused::Offline));
     assert_eq!(w.heard(&late), Ok(false));
     assert_eq!(w.pin(&late), None);
+    assert_eq!(w.hello(&waits), Ok(Vec::new()));
+    assert_eq!(w.worth(&waits), "not pinned", "that it answers counts once it is vouched for");
     let mut renewed = desk.clone();
     renewed.ring.rotate(w.now).unwrap();
     assert_eq!(w.hello(&renewed), Err(HelloRefused::Offline));
+    assert_eq!(w.heard(&renewed), Ok(false));
+    assert_eq!(w.worth(&renewed), "not pinned");
     w.hello(&desk).unwrap();
     w.heard(&desk).unwrap();
     w.trust.reached(&desk.id(), w.now);
@@ -295,6 +322,11 @@ fn a_key_added_by_hand_is_never_an_owner_and_ends_when_it_was_said_to() {
     assert_eq!(add(&w, "p i", key, hand(&use_it, DAY)), Err(PinError::Name("p i".to_owned())));
     assert_eq!(add(&w, "self", key, hand(&use_it, DAY)), Err(PinError::Name("self".to_owned())));
     assert_eq!(add(&w, "pi", w.key(), hand(&use_it, DAY)), Err(PinError::OwnKey));
+    let at = |n: u8| std::net::IpAddr::from([8, 8, 8, n]);
+    let met = |lan: &[_]| w.trust.add("pi", key, hand(&use_it, DAY), lan, w.now);
+    assert_eq!(met(&[at(8)]), Err(PinError::Address(at(8))));
+    let many: Vec<_> = (1..10).map(|n| std::net::IpAddr::from([10, 0, 0, n])).collect();
+    assert_eq!(met(&many), Err(PinError::Addresses));
     let desk = w.node("desk");
     assert_eq!(
         add(&w, "pi", desk.key(), hand(&use_it, DAY)),

@@ -98,6 +98,19 @@ fn a_file_of_another_version_is_put_aside() {
 }
 
 #[test]
+fn a_file_of_another_tailnet_is_not_believed_under_this_ones_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut w = World::kept(vec![person("studio", 2, 1)], Some(dir.path()));
+    w.hello_all();
+    w.trust.save().unwrap();
+    let key = w.key();
+    fs::copy(dir.path().join("trust-home.json"), dir.path().join("trust-work.json")).unwrap();
+    w.trust.enter(&control("work"), &w.me.own(), Some(1), URL, w.now);
+    assert_eq!(w.trust.view().control, Some(control("work")));
+    assert!(w.trust.view().pins.is_empty() && w.key() != key);
+}
+
+#[test]
 fn a_file_that_cannot_be_read_is_never_written_over() {
     let dir = tempfile::tempdir().unwrap();
     fs::create_dir(dir.path().join(FILE)).unwrap();

@@ -265,6 +265,8 @@ fn only_a_live_device_of_the_same_owner_may_suspend() {
         let since = w.now;
         w.trust.told_suspended(&studio.id(), &[old.departed(since)], w.now);
         assert_eq!(w.worth(&old), "suspended");
+        let again = w.trust.told_suspended(&studio.id(), &[old.departed(since)], w.now);
+        assert!(again.is_empty(), "it is already");
         let target = if from == "desk" { w.node("gpu") } else { target };
         let told = w.trust.told_suspended(&w.node(from).id(), &[target.departed(since)], w.now);
         assert_eq!((!told.is_empty(), w.worth(&target) == "suspended"), (may, may), "{from}");
@@ -280,6 +282,16 @@ fn only_a_live_device_of_the_same_owner_may_suspend() {
     w.enter();
     let [gpu, nas] = [w.node("gpu"), w.node("nas")];
     assert!(w.trust.told_suspended(&gpu.id(), &[nas.departed(w.now)], w.now).is_empty());
+    // Nor has one a say whose own key has ended, or its pin.
+    let mut w = outage(fleet());
+    let [studio, desk, old] = [w.node("studio"), w.node("desk"), w.node("old")];
+    w.change("studio", |n| n.expired = true);
+    w.change("old", |n| n.expires = Some(START));
+    w.look();
+    for teller in [studio, old] {
+        let said = desk.departed(w.now);
+        assert!(w.trust.told_suspended(&teller.id(), &[said], w.now).is_empty(), "{}", teller.name);
+    }
     // Nor is one that was only heard.
     let mut w = World::of(fleet());
     let [studio, desk] = [w.node("studio"), w.node("desk")];

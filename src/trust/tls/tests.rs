@@ -200,6 +200,11 @@ async fn no_connection_resumes_another() {
     generous.send_tls13_tickets = 2;
     generous.max_early_data_size = 1024;
     let (eager, generous) = (Arc::new(eager), Arc::new(generous));
+    // Each of these alone would do, so no connection shows that one of them is gone.
+    let (calls, answers) = (ours(), answer());
+    assert_eq!((answers.send_tls13_tickets, answers.session_storage.can_cache()), (0, false));
+    assert_eq!((answers.max_early_data_size, answers.send_half_rtt_data), (0, false));
+    assert!(!calls.enable_early_data);
     async fn twice(client: &Arc<ClientConfig>, server: &Arc<ServerConfig>) -> (bool, u32) {
         let mut tickets = 0;
         let mut whole = true;
