@@ -52,7 +52,8 @@ fn memory(snapshot: &Snapshot, endpoint: &Endpoint) -> Vec<Seen> {
             continue;
         }
         let ctx = offer.cell.loaded_ctx.load(Relaxed);
-        seen.push(Seen { weights, num_ctx: (ctx > 1).then_some(ctx), expires: None });
+        let num_ctx = (ctx > 1).then_some(ctx);
+        seen.push(Seen { weights, size: offer.size, num_ctx, expires: None });
     }
     seen
 }

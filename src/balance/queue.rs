@@ -27,8 +27,10 @@
 //!    learns the predicted wait.
 
 mod lane;
+mod room;
 #[cfg(test)]
 mod tests;
+mod view;
 mod words;
 
 use std::collections::HashMap;
@@ -37,6 +39,8 @@ use std::time::Duration;
 
 use crate::types::{Class, LoadKey, Moment};
 use lane::{Lane, Memory, Running, Urgency, Waiting};
+use room::Room;
+pub use view::Standing;
 pub use words::{
     Action, Entry, LoadId, LoadPlan, LoadWhy, Refusal, Row, Seen, Target, Waiter, WaiterId, Why,
 };
@@ -57,6 +61,9 @@ pub struct Queue {
     /// In memory, but put there by somebody else, so that the options are not known.
     foreign: Vec<Seen>,
     load: Option<Loading>,
+    room: Room,
+    /// The last load, until the engine's list tells what it pushed out.
+    settled: Option<Settled>,
     accounts: HashMap<Arc<str>, Account>,
     /// Virtual time of each class: the start tag of the last request that began.
     virtual_time: [f64; 3],
@@ -73,6 +80,15 @@ struct Loading {
     predicted: Duration,
     /// All other models have been idle at least once since it was found to be late.
     drained: bool,
+    /// What was in memory when it began.
+    beside: Vec<Arc<str>>,
+}
+
+#[derive(Debug)]
+struct Settled {
+    at: Moment,
+    weights: Arc<str>,
+    beside: Vec<Arc<str>>,
 }
 
 #[derive(Debug, Default)]
@@ -97,6 +113,8 @@ impl Queue {
             lanes: Vec::new(),
             foreign: Vec::new(),
             load: None,
+            room: Room::new(),
+            settled: None,
             accounts: HashMap::new(),
             virtual_time: [0.0; 3],
             waiting: 0,
@@ -173,16 +191,16 @@ impl Queue {
     /// A load ended. If it failed, all who waited for its target get [`Action::Failed`].
     pub fn loaded(&mut self, id: LoadId, ok: bool, now: Moment) -> Vec<Action> {
         let mut out = Vec::new();
-        if self.load.as_ref().is_none_or(|load| load.id != id) {
-            return out;
+        let Some(load) = self.load.take_if(|load| load.id == id) else { return out };
+        if ok {
+            self.settled = Some(Settled { at: now, weights: load.weights, beside: load.beside });
         }
-        self.load = None;
         if let Some(at) = self.lanes.iter().position(|lane| lane.loading) {
             let lane = &mut self.lanes[at];
             lane.loading = false;
             lane.touched = now;
             if ok {
-                lane.memory = Some(Memory::default());
+                lane.memory = Some(Memory { since: now, ..Memory::default() });
             } else {
                 while !self.lanes[at].waiting.is_empty() {
                     out.push(Action::Failed(self.take(at, 0).id));
@@ -200,6 +218,7 @@ impl Queue {
             let row = seen.iter().find(|s| s.weights == lane.target.weights);
             lane.observe(row, asked);
         }
+        self.learn_room(seen, asked);
         self.foreign = seen
             .iter()
             .filter(|s| {
@@ -240,43 +259,6 @@ impl Queue {
         lanes.find(|lane| lane.in_memory(now) && !lane.loading).map(|lane| lane.target.key.clone())
     }
 
-    /// How long a request that came in now would wait, its load (of this length, if it needs one)
-    /// included.
-    pub fn waits(&self, target: &Target, class: Class, load: Duration, now: Moment) -> Duration {
-        let lane = self.lanes.iter().find(|lane| lane.target == *target);
-        let ready = match lane {
-            _ if !self.loads => Duration::ZERO,
-            Some(lane) if lane.in_memory(now) => Duration::ZERO,
-            Some(lane) if lane.loading => self.load_left(now),
-            _ if self.foreign_fits(target, now) => self.load_left(now),
-            _ => {
-                // Loads that come first, the requests that keep the same weights, and its own.
-                let first: Duration = self
-                    .lanes
-                    .iter()
-                    .filter(|l| l.target != *target && !l.loading && !l.in_memory(now))
-                    .filter(|l| l.waiting.iter().any(|w| w.class <= class))
-                    .map(Lane::load_time)
-                    .sum();
-                let drain = self.lanes.iter().filter(|l| l.target.weights == target.weights);
-                let drain = drain.filter_map(|l| l.drained_in(now)).max().unwrap_or_default();
-                self.load_left(now) + first.max(drain) + load
-            }
-        };
-        ready + lane.map_or(Duration::ZERO, |lane| lane.slot_free_in(class, self.slots, now))
-    }
-
-    /// What stands in the queue.
-    pub fn rows(&self, now: Moment) -> impl Iterator<Item = Row<'_>> {
-        self.lanes.iter().map(move |lane| Row {
-            target: &lane.target,
-            loaded: !self.loads || lane.in_memory(now),
-            loading: lane.loading,
-            running: lane.running.len(),
-            queued: lane.waiting.len(),
-        })
-    }
-
     /// How many requests wait.
     pub fn waiting(&self) -> usize {
         self.waiting
@@ -313,6 +295,7 @@ impl Queue {
                 self.lanes.len() - 1
             }
         };
+        self.room.know(&waiter.target.weights, waiter.size);
         self.arrivals += 1;
         self.waiting += 1;
         self.accounts.entry(waiter.principal.clone()).or_default().waiting += 1;
@@ -390,13 +373,47 @@ impl Queue {
         }) {
             return None;
         }
-        let others = self
-            .lanes
-            .iter()
-            .enumerate()
-            .filter(|(l, other)| *l != at && other.target.weights == lane.target.weights);
-        let waiters = others.flat_map(|(_, other)| &other.waiting);
-        Some(waiters.filter(|w| w.may_load && !self.is_capped(w)).map(|w| w.urgency(now)).min())
+        let same = |other: &&Lane| other.target.weights == lane.target.weights;
+        let others = self.lanes.iter().enumerate().filter(|(l, _)| *l != at).map(|(_, l)| l);
+        let urgencies = |lane: &Lane| {
+            let waiters = lane.waiting.iter().filter(|w| w.may_load && !self.is_capped(w));
+            waiters.map(|w| w.urgency(now)).min()
+        };
+        let reload = others.clone().filter(same).filter_map(urgencies).min();
+        // Whoever waits for memory is patient, but not for ever. And whatever was loaded has its
+        // turn: many impatient ones would have it loaded and let go for one request each.
+        let turn = lane.memory.as_ref().map_or(Duration::ZERO, |m| now.since(m.since));
+        let room = others
+            .filter(|_| turn >= PATIENCE)
+            .filter(|l| !same(l) && !l.loading && !l.in_memory(now))
+            .filter(|l| self.is_crowded_out(l, Some(lane)))
+            .filter_map(urgencies)
+            .filter(|urgency| matches!(urgency, Urgency::Overdue(_)))
+            .min();
+        Some(reload.into_iter().chain(room).min())
+    }
+
+    /// Whether what a lane would load does not fit beside what is in use, and this one.
+    fn is_crowded_out(&self, lane: &Lane, with: Option<&Lane>) -> bool {
+        let weights = &lane.target.weights;
+        let with = with.filter(|with| with.running.is_empty()).into_iter();
+        let mut busy = self.busy_beside(weights).chain(with).map(|l| &l.target.weights).peekable();
+        // An engine with nothing to do has room for whatever it has room for at all.
+        busy.peek().is_some() && !self.room.holds(busy.chain(std::iter::once(weights)))
+    }
+
+    fn learn_room(&mut self, seen: &[Seen], asked: Moment) {
+        for one in seen {
+            self.room.know(&one.weights, one.size);
+        }
+        let is_there = |weights: &Arc<str>| seen.iter().any(|s| s.weights == *weights);
+        if let Some(last) = self.settled.take_if(|last| asked >= last.at)
+            && is_there(&last.weights)
+            && !last.beside.iter().all(is_there)
+        {
+            self.room.burst(last.beside.iter().chain(std::iter::once(&last.weights)));
+        }
+        self.room.held(seen.iter().map(|s| &s.weights));
     }
 
     /// Begins the load that comes next, if none is going on and one is wanted and can be made.
@@ -406,7 +423,11 @@ impl Queue {
         }
         let mut best: Option<((Urgency, f64, u64), usize, usize)> = None;
         for (l, lane) in self.lanes.iter().enumerate() {
-            if lane.waiting.is_empty() || lane.in_memory(now) || self.is_held(&lane.target) {
+            if lane.waiting.is_empty()
+                || lane.in_memory(now)
+                || self.is_held(&lane.target)
+                || self.is_crowded_out(lane, None)
+            {
                 continue;
             }
             let confirms = self.foreign_fits(&lane.target, now);
@@ -434,6 +455,16 @@ impl Queue {
             (false, true) => LoadWhy::Reload,
             (false, false) => LoadWhy::Cold,
         };
+        let others = self.lanes.iter().filter(|l| l.in_memory(now)).map(|l| &l.target.weights);
+        let others = others.chain(self.foreign.iter().map(|s| &s.weights));
+        let beside: Vec<Arc<str>> = others.cloned().collect();
+        if !self.room.holds(beside.iter().chain(std::iter::once(&target.weights))) {
+            // The engine lets idle ones go for it, and does not say which: those that stay are
+            // in its next list.
+            for lane in self.lanes.iter_mut().filter(|lane| lane.running.is_empty()) {
+                lane.memory = None;
+            }
+        }
         let lane = &mut self.lanes[at];
         lane.loading = true;
         let id = LoadId(self.next_load);
@@ -444,6 +475,7 @@ impl Queue {
             since: now,
             predicted: if confirms { Duration::ZERO } else { lane.waiting[by].load },
             drained: false,
+            beside,
         });
         Some(LoadPlan { id, target, by: lane.waiting[by].id, why })
     }
@@ -517,9 +549,16 @@ impl Queue {
     }
 
     fn load_left(&self, now: Moment) -> Duration {
-        self.load
-            .as_ref()
-            .map_or(Duration::ZERO, |load| lane::left(load.predicted, now.since(load.since)))
+        let Some(load) = &self.load else { return Duration::ZERO };
+        let elapsed = now.since(load.since);
+        let left = lane::left(load.predicted, elapsed);
+        // What should have ended by now probably waits for a busy model to go.
+        let room = if elapsed > load.predicted {
+            self.room_in(&load.weights, now) + load.predicted
+        } else {
+            Duration::ZERO
+        };
+        left.max(room)
     }
 
     fn note_drained(&mut self, now: Moment) {

@@ -133,6 +133,7 @@ impl Ask {
             principal: self.principal.clone(),
             cost: self.predicted,
             load: self.load_time(),
+            size: self.size,
             budget: self.wait_budget,
             may_load: self.may_load,
             max_inflight: self.max_inflight,

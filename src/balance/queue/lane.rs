@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::super::choose::SHARING;
 use super::{PATIENCE, Seen, Target, Waiter, WaiterId};
 use crate::types::{Class, Moment};
 
@@ -25,9 +26,11 @@ pub(super) struct Lane {
 pub(super) struct Memory {
     /// The window the engine says it has; a load for a larger one than the model's is cut, so
     /// this may differ from what was asked for.
-    num_ctx: Option<u64>,
+    pub(super) num_ctx: Option<u64>,
     /// When the engine lets it go.
     pub(super) expires: Option<Moment>,
+    /// Since when it is there.
+    pub(super) since: Moment,
 }
 
 #[derive(Debug)]
@@ -116,10 +119,10 @@ impl Lane {
         if self.solo { 1 } else { slots as usize }
     }
 
-    /// Compares with what the engine said at `asked`. A lane in use is not touched: the engine
-    /// works for it, so it is there.
+    /// Compares with what the engine said at `asked`, if nothing has happened here since. Even a
+    /// lane in use may be gone: then what was started here waits inside the engine for a load.
     pub(super) fn observe(&mut self, row: Option<&Seen>, asked: Moment) {
-        if self.loading || !self.running.is_empty() || self.touched >= asked {
+        if self.loading || self.touched >= asked {
             return;
         }
         let Some(memory) = &mut self.memory else { return };
@@ -145,19 +148,62 @@ impl Lane {
         self.running.iter().map(|r| left(r.cost, now.since(r.since))).max()
     }
 
+    /// When all who run and wait here will have ended.
+    pub(super) fn idle_in(&self, slots: u32, now: Moment) -> Duration {
+        let mut ends = self.ends(slots, now);
+        for waiter in &self.waiting {
+            if let Some(first) = ends.iter_mut().min() {
+                *first += self.cost(waiter.cost, slots);
+            }
+        }
+        ends.into_iter().max().unwrap_or_default()
+    }
+
+    /// When each slot is free, if nobody waited.
+    fn ends(&self, slots: u32, now: Moment) -> Vec<Duration> {
+        let mut ends: Vec<Duration> =
+            self.running.iter().map(|r| self.work_left(r, slots, now)).collect();
+        ends.resize(self.slots(slots).max(ends.len()), Duration::ZERO);
+        ends
+    }
+
+    /// What a request costs here when as many run beside it as there are.
+    fn cost(&self, lone: Duration, slots: u32) -> Duration {
+        let beside = (self.running.len() + self.waiting.len()).clamp(1, self.slots(slots));
+        lone.mul_f64((beside as f64).powf(SHARING))
+    }
+
+    fn work_left(&self, run: &Running, slots: u32, now: Moment) -> Duration {
+        left(self.cost(run.cost, slots), now.since(run.since))
+    }
+
     /// When a slot is free for a request of `class` that comes in now, once the model is loaded.
     pub(super) fn slot_free_in(&self, class: Class, slots: u32, now: Moment) -> Duration {
+        self.slot_free_behind(|w| w.class <= class, slots, now)
+    }
+
+    /// When a slot is free for one that waits here.
+    pub(super) fn slot_free_for(&self, waiter: &Waiting, slots: u32, now: Moment) -> Duration {
+        let place = (waiter.class, waiter.arrival);
+        self.slot_free_behind(|w| (w.class, w.arrival) < place, slots, now)
+    }
+
+    fn slot_free_behind(
+        &self,
+        is_ahead: impl Fn(&Waiting) -> bool,
+        slots: u32,
+        now: Moment,
+    ) -> Duration {
+        let all = slots;
         let slots = self.slots(slots);
-        let ahead = self.waiting.iter().filter(|w| w.class <= class);
+        let ahead = self.waiting.iter().filter(|w| is_ahead(w));
         if self.running.len() < slots && ahead.clone().count() < slots - self.running.len() {
             return Duration::ZERO;
         }
-        let mut ends: Vec<Duration> =
-            self.running.iter().map(|r| left(r.cost, now.since(r.since))).collect();
-        ends.resize(slots.max(ends.len()), Duration::ZERO);
+        let mut ends = self.ends(all, now);
         for waiter in ahead {
             if let Some(first) = ends.iter_mut().min() {
-                *first += waiter.cost;
+                *first += self.cost(waiter.cost, all);
             }
         }
         // With fewer slots than requests running, the last of them to end frees none.

@@ -38,6 +38,8 @@ pub struct Waiter {
     pub cost: Duration,
     /// How long its load takes, if it needs one.
     pub load: Duration,
+    /// Bytes of its weights; 0 = not known.
+    pub size: u64,
     /// It is refused if it would wait longer than this.
     pub budget: Option<Duration>,
     /// Whether it may make the engine load its model.
@@ -136,6 +138,8 @@ impl Why {
 pub struct Seen {
     /// As in [`Target::weights`].
     pub weights: Arc<str>,
+    /// Their bytes; 0 = not known.
+    pub size: u64,
     /// The context window it is loaded with; `None` = not said.
     pub num_ctx: Option<u64>,
     /// When it will be let go if nobody uses it.

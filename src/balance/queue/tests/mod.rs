@@ -26,6 +26,7 @@ fn waiter(id: u64, model: &str) -> Waiter {
         principal: "ann".into(),
         cost: 10 * SEC,
         load: 5 * SEC,
+        size: 0,
         budget: None,
         may_load: true,
         max_inflight: None,
@@ -34,7 +35,7 @@ fn waiter(id: u64, model: &str) -> Waiter {
 }
 
 fn seen(model: &str, num_ctx: Option<u64>) -> Seen {
-    Seen { weights: model.into(), num_ctx, expires: None }
+    Seen { weights: model.into(), size: 0, num_ctx, expires: None }
 }
 
 /// A queue and what it said, as short words: `+1` starts, `load tiny` (`reload`, `confirm`), `-1
@@ -389,13 +390,14 @@ fn waits_are_predicted_in_seconds() {
     assert_eq!(waits(&desk, "tiny", Class::Own), 0, "the second slot");
     assert_eq!(waits(&desk, "tiny/8192", Class::Own), 7 + 5, "drain and reload");
     desk.enter(waiter(2, "tiny"));
-    assert_eq!(waits(&desk, "tiny", Class::Own), 7, "the first to end");
+    // Two side by side are slower than one: 10 s become 11.9.
+    assert_eq!(waits(&desk, "tiny", Class::Own), 8, "the first to end");
     desk.enter(waiter(3, "tiny"));
-    assert_eq!(waits(&desk, "tiny", Class::Interactive), 10, "behind the one that waits");
-    assert_eq!(waits(&desk, "tiny", Class::Own), 7, "before it");
+    assert_eq!(waits(&desk, "tiny", Class::Interactive), 11, "behind the one that waits");
+    assert_eq!(waits(&desk, "tiny", Class::Own), 8, "before it");
     desk.enter(waiter(4, "big")).enter(waiter(5, "big")).wait(2);
     assert_eq!(waits(&desk, "huge", Class::Own), 3 + 5, "after the load that goes on");
-    assert_eq!(waits(&desk, "big", Class::Batch), 3 + 10, "the load, then the first of two");
+    assert_eq!(waits(&desk, "big", Class::Batch), 3 + 11, "the load, then the first of two");
 }
 
 #[test]
@@ -404,8 +406,7 @@ fn what_the_engine_lost_is_loaded_again() {
         .wait(1)
         .observed(&[seen("tiny", None)])
         .enter(waiter(1, "tiny"))
-        .wait(1)
-        // In use: the engine's list is older than the request.
+        // As old as the request: it says nothing.
         .observed(&[])
         .enter(waiter(2, "tiny"))
         .end(1)
@@ -415,6 +416,72 @@ fn what_the_engine_lost_is_loaded_again() {
         .observed(&[])
         .enter(waiter(3, "tiny"))
         .check(&["load tiny"]);
+    // What was started on it meanwhile waits inside the engine; more of them would, too.
+    Desk::with(2, "tiny")
+        .enter(waiter(1, "tiny"))
+        .wait(1)
+        .observed(&[seen("big", None)])
+        .enter(waiter(2, "tiny"))
+        .check(&["+1", "load tiny"])
+        .loaded(true)
+        .check(&["+2"]);
+}
+
+fn sized(id: u64, model: &str, size: u64) -> Waiter {
+    Waiter { size, ..waiter(id, model) }
+}
+
+/// A desk that has seen that 20 do not fit beside 5, with the 20 in memory and nobody there.
+fn crowded() -> Desk {
+    let mut desk = Desk::new(2);
+    desk.enter(sized(1, "tiny", 5)).loaded(true).end(1);
+    desk.enter(sized(2, "big", 20)).loaded(true).end(2);
+    desk.check(&["load tiny", "+1", "load big", "+2"]);
+    desk.wait(1).observed(&[seen("big", None)]);
+    desk
+}
+
+#[test]
+fn a_load_that_does_not_fit_waits_outside_the_engine_for_who_is_busy() {
+    let mut desk = crowded();
+    desk.enter(sized(3, "big", 20)).enter(sized(4, "tiny", 5)).check(&["+3", "4 waits"]);
+    let tiny = desk.queue.waits(&target("tiny"), Class::Interactive, 5 * SEC, desk.now);
+    assert_eq!(tiny, 10 * SEC + 5 * SEC, "the big one ends, the load; a second slot is free");
+    let left = desk.queue.left(WaiterId(4), desk.now);
+    assert_eq!(left, Some(10 * SEC + 5 * SEC));
+    // What does fit is loaded meanwhile, and the big one serves on.
+    desk.enter(sized(5, "mini", 1)).enter(sized(6, "big", 20)).check(&["load mini", "+6"]);
+    desk.loaded(true).end(5).end(3).end(6).check(&["+5", "load tiny"]);
+}
+
+#[test]
+fn whoever_waits_for_memory_gets_it_after_a_minute_and_then_has_a_turn() {
+    let mut desk = crowded();
+    desk.enter(sized(3, "big", 20)).enter(sized(4, "tiny", 5)).wait(59);
+    desk.enter(sized(5, "big", 20)).end(3).check(&["+3", "4 waits", "+5"]);
+    desk.wait(1).enter(Waiter { class: Class::Own, ..sized(6, "big", 20) }).check(&["6 waits"]);
+    desk.wait(60).end(5).check(&["load tiny"]).loaded(true).check(&["+4"]);
+    // The other is overdue by now, but this one was only just loaded.
+    desk.wait(59).enter(sized(7, "tiny", 5)).end(4).enter(sized(8, "tiny", 5)).end(7);
+    desk.check(&["+7", "+8"]).wait(1).enter(sized(9, "tiny", 5)).check(&["9 waits"]);
+    desk.end(8).check(&["load big"]);
+}
+
+#[test]
+fn what_a_load_may_have_pushed_out_is_not_taken_to_be_there() {
+    let mut desk = crowded();
+    // Nothing is in use, so the engine makes room at once.
+    desk.enter(sized(3, "tiny", 5)).check(&["load tiny"]);
+    desk.enter(sized(4, "big", 20)).check(&["4 waits"]).loaded(true).check(&["+3"]);
+    // It was wrong to think so: both are there after all.
+    desk.wait(1).observed(&[seen("tiny", None), seen("big", None)]).check(&["confirm big"]);
+}
+
+#[test]
+fn what_was_in_memory_together_fits() {
+    let mut desk = crowded();
+    desk.observed(&[seen("big", None), seen("tiny", None)]);
+    desk.enter(sized(3, "big", 20)).enter(sized(4, "tiny", 5)).check(&["+3", "confirm tiny"]);
 }
 
 #[test]
