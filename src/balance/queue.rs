@@ -37,7 +37,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::types::{Class, LoadKey, Moment};
+use crate::types::{Class, Moment};
 use lane::{Lane, Memory, Running, Urgency, Waiting};
 use room::Room;
 pub use view::Standing;
@@ -251,12 +251,6 @@ impl Queue {
     /// Another bound of the queue; who waits already stays.
     pub fn set_limit(&mut self, limit: usize) {
         self.limit = limit;
-    }
-
-    /// With which options these weights are in memory, if it was this queue that had them loaded.
-    pub fn held(&self, weights: &str, now: Moment) -> Option<LoadKey> {
-        let mut lanes = self.lanes.iter().filter(|lane| &*lane.target.weights == weights);
-        lanes.find(|lane| lane.in_memory(now) && !lane.loading).map(|lane| lane.target.key.clone())
     }
 
     /// How many requests wait.

@@ -8,6 +8,7 @@ mod discovery;
 mod engine_faults;
 mod engine_golden;
 mod eve;
+mod fleet;
 mod hand;
 mod hello;
 mod http;

@@ -47,6 +47,12 @@ impl Queue {
         Some(ready + lane.slot_free_for(waiter, self.slots, now))
     }
 
+    /// With which options these weights are in memory, if it was this queue that had them loaded.
+    pub fn held(&self, weights: &str, now: Moment) -> Option<LoadKey> {
+        let mut lanes = self.lanes.iter().filter(|lane| &*lane.target.weights == weights);
+        lanes.find(|lane| lane.in_memory(now) && !lane.loading).map(|lane| lane.target.key.clone())
+    }
+
     /// What stands in the queue.
     pub fn rows(&self, now: Moment) -> impl Iterator<Item = Row<'_>> {
         self.lanes.iter().map(move |lane| Row {

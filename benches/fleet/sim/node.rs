@@ -1,0 +1,350 @@
+//! A node as a sidecar sees its own: its engine, the product's queue before it, what it has
+//! learned of its speeds, and what it says of all this to others.
+
+use std::collections::{HashMap, VecDeque};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tailherd::balance::Queue;
+use tailherd::balance::queue::{Action, Entry, LoadId, LoadPlan, Seen, Target, Waiter, WaiterId};
+use tailherd::types::{Class, LoadKey, Moment};
+
+use super::chance;
+use super::fleet::Fleet;
+use super::server::{Engine, Job, Numbers};
+
+/// Jobs above this are loads of the gate.
+const LOADS: u64 = 1 << 40;
+/// Weight of a new sample.
+const RATE_WEIGHT: f64 = 0.25;
+const LOAD_WEIGHT: f64 = 0.3;
+const OUTPUT_WEIGHT: f64 = 0.1;
+/// How wrong a node's one look at itself is.
+const SELF_ERROR: f64 = 0.3;
+/// A load that took less was none: it was in memory.
+const CONFIRMED: f64 = 0.25;
+/// One stream of `n` side by side runs at `n^-SHARING` of its lone speed, a sidecar guesses.
+const SHARING: f64 = 0.25;
+/// How many requests may wait.
+const LIMIT: usize = 10_000;
+/// How long what was said is kept: longer than any way takes.
+const KEPT: f64 = 1.0;
+
+pub(crate) fn moment(seconds: f64) -> Moment {
+    Moment::new(Duration::from_secs_f64(seconds.max(0.0)))
+}
+
+/// A model's speeds as they were learned; 0 = never.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Speeds {
+    pub(crate) prefill: f64,
+    pub(crate) decode: f64,
+}
+
+impl Speeds {
+    pub(crate) fn learn(&mut self, n: &Numbers) {
+        if !n.cached && n.read.0 >= 20.0 {
+            blend(&mut self.prefill, n.read.0 / n.read.1, RATE_WEIGHT);
+        }
+        if n.written.0 >= 5.0 && n.written.1 > 0.0 {
+            let lone = n.written.0 / n.written.1 * (n.beside.max(1) as f64).powf(SHARING);
+            blend(&mut self.decode, lone, RATE_WEIGHT);
+        }
+    }
+}
+
+fn blend(held: &mut f64, sample: f64, weight: f64) {
+    *held = if *held > 0.0 { *held + weight * (sample.min(2.0 * *held) - *held) } else { sample };
+}
+
+/// Tokens of a usual answer, by model.
+#[derive(Debug, Clone)]
+pub(crate) struct Outputs(pub(crate) Vec<f64>);
+
+impl Outputs {
+    pub(crate) fn new(models: usize) -> Outputs {
+        Outputs(vec![200.0; models])
+    }
+
+    pub(crate) fn learn(&mut self, model: usize, tokens: f64) {
+        self.0[model] += OUTPUT_WEIGHT * (tokens - self.0[model]);
+    }
+}
+
+/// What a node says of one of its models.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Row {
+    pub(crate) loaded: bool,
+    pub(crate) loading: bool,
+    pub(crate) running: u32,
+    pub(crate) queued: u32,
+    pub(crate) wait: f64,
+    pub(crate) speeds: Speeds,
+    pub(crate) load_rate: f64,
+}
+
+/// What a node says, when.
+#[derive(Debug)]
+pub(crate) struct Report {
+    pub(crate) at: f64,
+    pub(crate) rows: Vec<Row>,
+    /// Requests that wait, and how much longer.
+    pub(crate) waiting: HashMap<u64, f64>,
+}
+
+#[derive(Debug)]
+struct Gate {
+    queue: Queue,
+    held: HashMap<u64, Job>,
+    loads: HashMap<u64, (LoadId, f64, usize)>,
+    targets: Vec<Target>,
+    speeds: Vec<Speeds>,
+    load_rate: f64,
+    outputs: Outputs,
+    /// Seconds that a load of each model is thought to take.
+    sizes: Vec<f64>,
+    embeds: Vec<bool>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Node {
+    pub(crate) engine: Engine,
+    gate: Option<Gate>,
+    said: VecDeque<Rc<Report>>,
+}
+
+/// Whether a request was let in.
+pub(crate) enum Door {
+    In,
+    Refused,
+}
+
+impl Node {
+    pub(crate) fn new(fleet: &Fleet, node: usize, gated: bool, seed: u64) -> Node {
+        let models = 0..fleet.models.len();
+        let place = |m: usize, what: u64| (node * 100 + m) as u64 * 10 + what;
+        let guess = |m: usize, what| chance::about_one(seed, place(m, what), 7, SELF_ERROR);
+        let gate = gated.then(|| Gate {
+            queue: Queue::new(true, fleet.machines[node].slots, LIMIT),
+            held: HashMap::new(),
+            loads: HashMap::new(),
+            targets: models
+                .clone()
+                .map(|m| Target {
+                    weights: Arc::from(fleet.models[m].name.as_str()),
+                    key: LoadKey::default(),
+                })
+                .collect(),
+            speeds: models
+                .clone()
+                .map(|m| {
+                    let (prefill, decode) = fleet.rates(node, m);
+                    Speeds { prefill: prefill * guess(m, 0), decode: decode * guess(m, 1) }
+                })
+                .collect(),
+            load_rate: 0.0,
+            outputs: Outputs::new(fleet.models.len()),
+            sizes: fleet.models.iter().map(|m| m.gb * 1e9).collect(),
+            embeds: fleet
+                .models
+                .iter()
+                .map(|m| m.lengths == super::fleet::Lengths::Embed)
+                .collect(),
+        });
+        Node { engine: Engine::new(fleet, node), gate, said: VecDeque::new() }
+    }
+
+    pub(crate) fn is_gated(&self) -> bool {
+        self.gate.is_some()
+    }
+
+    /// A request arrives with its prompt's length as it was estimated.
+    pub(crate) fn enter(
+        &mut self,
+        job: Job,
+        prompt: f64,
+        class: Class,
+        who: &Arc<str>,
+        budget: Option<Duration>,
+        now: f64,
+    ) -> Door {
+        let Some(gate) = &mut self.gate else {
+            self.engine.submit(job, now);
+            return Door::In;
+        };
+        let waiter = Waiter {
+            id: WaiterId(job.id),
+            target: gate.targets[job.model].clone(),
+            class,
+            principal: who.clone(),
+            cost: Duration::from_secs_f64(gate.cost(job.model, prompt)),
+            load: gate.load_time(job.model),
+            size: gate.sizes[job.model] as u64,
+            budget,
+            may_load: true,
+            max_inflight: None,
+            solo: gate.embeds[job.model],
+        };
+        match gate.queue.enter(waiter, moment(now)) {
+            Entry::Refuse(_) => return Door::Refused,
+            Entry::Start => self.engine.submit(job, now),
+            Entry::Wait => drop(gate.held.insert(job.id, job)),
+            Entry::Load(plan) => {
+                gate.held.insert(job.id, job);
+                self.load(&plan, now);
+            }
+        }
+        Door::In
+    }
+
+    /// Whether a request still waits in the queue.
+    pub(crate) fn holds(&self, id: u64) -> bool {
+        self.gate.as_ref().is_some_and(|gate| gate.held.contains_key(&id))
+    }
+
+    /// How much longer a request waits; `None` once it was started.
+    pub(crate) fn left(&self, id: u64, now: f64) -> Option<f64> {
+        let gate = self.gate.as_ref()?;
+        gate.queue.left(WaiterId(id), moment(now)).map(|left| left.as_secs_f64())
+    }
+
+    /// The caller has gone.
+    pub(crate) fn cancel(&mut self, id: u64, now: f64) {
+        match &mut self.gate {
+            Some(gate) => {
+                if gate.held.remove(&id).is_none() {
+                    self.engine.cancel(id, now);
+                }
+                let actions = gate.queue.withdraw(WaiterId(id), moment(now));
+                self.act(actions, now);
+            }
+            None => self.engine.cancel(id, now),
+        }
+    }
+
+    /// An answer ended.
+    pub(crate) fn done(&mut self, id: u64, numbers: &Numbers, now: f64) {
+        if let Some(gate) = &mut self.gate {
+            gate.speeds[numbers.model].learn(numbers);
+            gate.outputs.learn(numbers.model, numbers.written.0);
+            let actions = gate.queue.ended(WaiterId(id), moment(now));
+            self.act(actions, now);
+        }
+    }
+
+    /// A load of the gate ended.
+    pub(crate) fn loaded(&mut self, id: u64, now: f64) {
+        let Some(gate) = &mut self.gate else { return };
+        let Some((load, since, model)) = gate.loads.remove(&id) else { return };
+        if now - since > CONFIRMED {
+            let rate = gate.sizes[model] / (now - since - 0.8).max(0.05);
+            gate.load_rate = match gate.load_rate {
+                known if known > 0.0 => known + LOAD_WEIGHT * (rate - known),
+                _ => rate,
+            };
+        }
+        let actions = gate.queue.loaded(load, true, moment(now));
+        self.act(actions, now);
+        self.observe(now);
+    }
+
+    /// The gate asks its engine what it has in memory.
+    pub(crate) fn observe(&mut self, now: f64) {
+        self.engine.advance(now);
+        let Some(gate) = &mut self.gate else { return };
+        let seen: Vec<Seen> = self
+            .engine
+            .loaded()
+            .map(|m| Seen {
+                weights: gate.targets[m].weights.clone(),
+                size: gate.sizes[m] as u64,
+                num_ctx: None,
+                expires: None,
+            })
+            .collect();
+        let actions = gate.queue.observed(&seen, moment(now), moment(now));
+        self.act(actions, now);
+    }
+
+    fn act(&mut self, actions: Vec<Action>, now: f64) {
+        for action in actions {
+            match (action, &mut self.gate) {
+                (Action::Start(WaiterId(id)), Some(gate)) => {
+                    if let Some(job) = gate.held.remove(&id) {
+                        self.engine.submit(job, now);
+                    }
+                }
+                (Action::Load(plan), _) => self.load(&plan, now),
+                // Nobody here is refused late, and no load fails.
+                _ => {}
+            }
+        }
+    }
+
+    fn load(&mut self, plan: &LoadPlan, now: f64) {
+        let Some(gate) = &mut self.gate else { return };
+        let Some(model) = gate.targets.iter().position(|t| *t == plan.target) else { return };
+        let id = LOADS + plan.id.0;
+        gate.loads.insert(id, (plan.id, now, model));
+        let job = Job {
+            id,
+            model,
+            session: u64::MAX,
+            prompt: 0.0,
+            fresh: 0.0,
+            output: 0.0,
+            luck: 1.0,
+            preload: true,
+        };
+        self.engine.submit(job, now);
+    }
+
+    /// What it says of itself to callers of a class.
+    pub(crate) fn row(&self, model: usize, class: Class, now: f64) -> Row {
+        let Some(gate) = &self.gate else {
+            return Row { loaded: self.engine.is_loaded(model), ..Row::default() };
+        };
+        let at = moment(now);
+        let said = gate.queue.rows(at).find(|row| *row.target == gate.targets[model]);
+        let wait = gate.queue.waits(&gate.targets[model], class, gate.load_time(model), at);
+        Row {
+            loaded: said.is_some_and(|row| row.loaded),
+            loading: said.is_some_and(|row| row.loading),
+            running: said.map_or(0, |row| row.running as u32),
+            queued: said.map_or(0, |row| row.queued as u32),
+            wait: wait.as_secs_f64(),
+            speeds: gate.speeds[model],
+            load_rate: gate.load_rate,
+        }
+    }
+
+    /// Says all of it to everybody.
+    pub(crate) fn report(&mut self, now: f64, models: usize) {
+        let rows = (0..models).map(|m| self.row(m, Class::Interactive, now)).collect();
+        let ids = self.gate.iter().flat_map(|gate| gate.held.keys());
+        let waiting = ids.filter_map(|id| Some((*id, self.left(*id, now)?))).collect();
+        while self.said.len() > 2 && self.said[1].at < now - KEPT {
+            self.said.pop_front();
+        }
+        self.said.push_back(Rc::new(Report { at: now, rows, waiting }));
+    }
+
+    /// The youngest report that somebody this far away has.
+    pub(crate) fn heard(&self, now: f64, way: f64) -> Option<&Rc<Report>> {
+        self.said.iter().rev().find(|report| report.at + way <= now)
+    }
+}
+
+impl Gate {
+    fn cost(&self, model: usize, prompt: f64) -> f64 {
+        let Speeds { prefill, decode } = self.speeds[model];
+        let output = if self.embeds[model] { 0.0 } else { self.outputs.0[model] };
+        prompt / prefill.max(1e-3) + output / decode.max(1e-3)
+    }
+
+    fn load_time(&self, model: usize) -> Duration {
+        let rate = if self.load_rate > 0.0 { self.load_rate } else { 5e8 };
+        Duration::from_secs_f64(0.8 + self.sizes[model] / rate)
+    }
+}

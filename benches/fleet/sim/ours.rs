@@ -1,0 +1,185 @@
+//! The product's choice, wait budget and moves, fed with what one of its sidecars would know.
+
+use tailherd::balance::moves::{self, Silent, Waiting};
+use tailherd::balance::{self, Ask, Candidate, Choice};
+use tailherd::types::Class;
+
+use super::fleet::Lengths;
+use super::node::{Row, moment};
+use super::world::{Event, Place, World};
+
+/// A report older than this is not believed, unless they come this seldom.
+const BELIEVED: f64 = 10.0;
+/// What a load takes beside reading the weights, and bytes of them a second where not known.
+const LOAD_START: f64 = 0.8;
+const LOAD_RATE: f64 = 1e9;
+
+impl World<'_> {
+    pub(crate) fn dispatch_ours(&mut self, request: usize, but: Option<usize>) {
+        let mut candidates = self.candidates(request);
+        if candidates.len() > 1 {
+            candidates.retain(|c| Some(c.index) != but);
+        }
+        let ask = self.ask(request);
+        let choice = balance::choose(&candidates, &ask, moment(self.now), &mut self.rng);
+        let Choice::Send(pick) = choice else { return };
+        let t = pick.terms;
+        let tries = self.requests[request].tries;
+        let wait = t.wait + t.load;
+        let place = Place {
+            node: pick.index,
+            sent: self.now,
+            entered: false,
+            first_token: t.rtt + wait + t.prefill,
+            wait,
+            budget: moves::wait_budget(t.total, tries),
+            loads: t.load > 0.0,
+        };
+        self.send(request, place);
+    }
+
+    fn ask(&self, request: usize) -> Ask {
+        let r = &self.requests[request];
+        let embeds = self.fleet.models[r.job.model].lengths == Lengths::Embed;
+        Ask { prompt_tokens: r.prompt as u64, max_output: embeds.then_some(0), ..Ask::default() }
+    }
+
+    /// What a node is known to have said of a model, and when it said so.
+    fn known(&self, origin: usize, node: usize, model: usize) -> Option<(f64, Row)> {
+        if origin == node {
+            return Some((self.now, self.nodes[node].row(model, Class::Own, self.now)));
+        }
+        let way = self.rtt[origin][node] / 2.0;
+        let report = self.nodes[node].heard(self.now, way).map(|r| (r.at, r.rows[model]));
+        let row = self.origins[origin].heard(node, model, self.now);
+        match (report, row) {
+            (Some(report), Some(row)) if row.0 > report.0 => Some(row),
+            (None, row) => row,
+            (report, _) => report,
+        }
+    }
+
+    fn candidates(&self, request: usize) -> Vec<Candidate> {
+        let model = self.requests[request].job.model;
+        let nodes = (0..self.fleet.len()).filter(|node| self.fleet.has(*node, model));
+        nodes.map(|node| self.candidate(request, node)).collect()
+    }
+
+    fn candidate(&self, request: usize, node: usize) -> Candidate {
+        let r = &self.requests[request];
+        let (model, origin) = (r.job.model, &self.origins[r.origin]);
+        let size = self.fleet.models[model].gb * 1e9;
+        let embeds = self.fleet.models[model].lengths == Lengths::Embed;
+        let slots = if embeds { 1 } else { self.fleet.machines[node].slots };
+        let rtt = self.rtt[r.origin][node];
+        let base = Candidate {
+            index: node,
+            is_local: r.origin == node,
+            alive: self.is_alive(r.origin, node),
+            able: true,
+            on_cpu: self.fleet.machines[node].cpu,
+            slots,
+            out_tokens: origin.outputs.0[model].max(1.0),
+            size: size as u64,
+            rtt,
+            ..Candidate::default()
+        };
+        let (said, row) = self.known(r.origin, node, model).unwrap_or((0.0, Row::default()));
+        let ran_here = origin.sessions.get(&r.session) == Some(&node);
+        if !self.nodes[node].is_gated() {
+            // Only the own requests are known, and what its Ollama says it has in memory.
+            let open = origin.pending_for(node, model) as u32;
+            let speeds = origin.speeds[node][model];
+            return Candidate {
+                loaded_ctx: u64::from(row.loaded),
+                inflight: open.min(slots),
+                queued: open.saturating_sub(slots),
+                prefill: speeds.prefill,
+                decode: speeds.decode,
+                session: ran_here && row.loaded,
+                ..base
+            };
+        }
+        let age = self.now - said;
+        let rate = if row.load_rate > 0.0 { row.load_rate } else { LOAD_RATE };
+        // A load that has not begun does not get shorter by itself.
+        let least = if row.loaded || row.loading { 0.0 } else { size / rate + LOAD_START };
+        let wait = (row.wait - age).max(least.min(row.wait));
+        let believed = age <= BELIEVED.max(1.2 * self.setting.report_interval);
+        Candidate {
+            loaded_ctx: u64::from(row.loaded),
+            loading: row.loading,
+            inflight: row.running,
+            queued: row.queued,
+            wait: believed.then_some(wait),
+            since: origin.since(node, model, said, rtt / 2.0) as u32,
+            prefill: row.speeds.prefill,
+            decode: row.speeds.decode,
+            load_rate: row.load_rate,
+            session: ran_here && row.loaded,
+            ..base
+        }
+    }
+
+    /// Whether a request that waits is better moved, and moves it.
+    pub(crate) fn look_ours(&mut self, request: usize) {
+        let r = &self.requests[request];
+        let Some(place) = r.place else { return };
+        if r.first.is_some_and(|heard| heard <= self.now) {
+            return;
+        }
+        let (origin, node, attempt, tries) = (r.origin, place.node, r.attempt, r.tries);
+        let id = r.job.id;
+        let ask = self.ask(request);
+        let now = moment(self.now);
+        let there = self
+            .candidates(request)
+            .iter()
+            .filter(|c| c.index != node && c.alive)
+            .map(|c| balance::score(c, &ask, now).total)
+            .fold(f64::INFINITY, f64::min);
+
+        if !self.nodes[node].is_gated() {
+            let loaded = self.known(origin, node, r.job.model).is_some_and(|(_, row)| row.loaded);
+            let here = Silent {
+                elapsed: self.now - place.sent,
+                first_token: place.first_token,
+                loads: place.loads && !loaded,
+            };
+            if moves::is_worth_leaving(here, there, tries) && self.reaches(origin, node) {
+                self.nodes[node].cancel(id, self.now);
+                self.touch(node);
+                self.take_back(request);
+                self.requests[request].tries.moves += 1;
+                return self.dispatch_ours(request, Some(node));
+            }
+        } else {
+            let Some(left) = self.left(request, place) else { return };
+            let terms = balance::score(&self.candidate(request, node), &ask, now);
+            let here = Waiting { left, work: terms.prefill + terms.decode };
+            if moves::is_worth_moving(here, there, tries) {
+                let way = self.rtt[origin][node] / 2.0;
+                self.at(self.now + way, Event::Withdraw { request, attempt });
+            }
+        }
+        if let Some(look) = self.next_look() {
+            self.at(self.now + look, Event::Look { request, attempt });
+        }
+    }
+
+    /// How much longer a request waits as far as its origin knows; `None`: it was started.
+    fn left(&self, request: usize, place: Place) -> Option<f64> {
+        let r = &self.requests[request];
+        if r.origin == place.node {
+            return self.nodes[place.node].left(r.job.id, self.now);
+        }
+        let way = self.rtt[r.origin][place.node] / 2.0;
+        match self.nodes[place.node].heard(self.now, way) {
+            Some(report) if report.at > place.sent + way => {
+                let left = report.waiting.get(&r.job.id)?;
+                Some((left - (self.now - report.at)).max(0.0))
+            }
+            _ => Some((place.wait - (self.now - place.sent)).max(0.0)),
+        }
+    }
+}
