@@ -14,7 +14,7 @@ use crate::net::{LanView, TailnetView};
 use crate::telemetry::events::{Events, timestamp};
 use crate::telemetry::plain;
 use crate::trust::{Granted, View};
-use crate::types::{Dial, ModelKey, Moment, Verb, Wall};
+use crate::types::{Dial, ModelKey, Moment, NodeKind, Verb, Wall};
 
 /// What status is made of beside the directory.
 pub(super) struct Seen<'a> {
@@ -180,8 +180,9 @@ fn peer(node: &Node, seen: &Seen<'_>, wall: &impl Fn(Moment) -> String) -> Value
             })
         })
         .collect();
+    let said = node.cell.accepting();
     let why = match (node.is_alive(), &node.why) {
-        (true, _) => String::new(),
+        (true, _) => said.as_ref().map_or_else(String::new, |(_, why)| words(why)),
         (false, Some(why)) => format!("does not answer: {}", words(why)),
         (false, None) => "does not answer".to_owned(),
     };
@@ -192,7 +193,7 @@ fn peer(node: &Node, seen: &Seen<'_>, wall: &impl Fn(Moment) -> String) -> Value
         "owner": node.principal.as_ref().map(|p| plain(&p.to_string()).into_owned()),
         "version": node.version.as_deref().map(plain),
         // Known only where a peer reports it.
-        "accepting": null,
+        "accepting": said.as_ref().map(|(whom, _)| whom.label()),
         "why": why,
         "path": node.best_path().map(|p| p.kind.label()),
         "paths": paths,
@@ -229,6 +230,21 @@ fn rests(offer: &Offer, now: Moment) -> Option<u64> {
     (!left.is_zero()).then_some(left.as_secs().max(1))
 }
 
+/// Requests that run there, as far as is known: ours, and those its node tells of, or those
+/// other sidecars tell of where it cannot speak for itself.
+fn inflight(offer: &Offer) -> u32 {
+    let cell = &offer.cell;
+    let ours = cell.inflight.load(Relaxed);
+    match offer.node.kind {
+        NodeKind::Bare => ours.saturating_add(cell.report.others()),
+        // Those of ours that wait are there, too.
+        NodeKind::This | NodeKind::Rich => {
+            let waiting = cell.queued.load(Relaxed);
+            cell.running.load(Relaxed).max(ours.saturating_sub(waiting))
+        }
+    }
+}
+
 fn model(model: &Model, show: impl Fn(&Offer) -> bool, now: Moment) -> Value {
     let shown: Vec<&Arc<Offer>> =
         model.offers.iter().chain(&model.variants).filter(|o| show(o)).collect();
@@ -239,8 +255,10 @@ fn model(model: &Model, show: impl Fn(&Offer) -> bool, now: Moment) -> Value {
             json!({
                 "peer": o.node.name.as_str(),
                 "loaded": o.cell.is_loaded(),
-                "inflight": o.cell.inflight.load(Relaxed),
+                "inflight": inflight(o),
                 "queued": o.cell.queued.load(Relaxed),
+                // As its node says; null where nobody does.
+                "waitMs": o.cell.report.believed(&o.node.cell, now).map(|b| b.wait * 1e3),
                 "context": o.context,
                 // Another content under the same name: it answers to `name@node` only.
                 "variant": model.variants.iter().any(|v| Arc::ptr_eq(v, o)),

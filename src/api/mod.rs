@@ -3,7 +3,7 @@
 //! In flow the heads and bytes of requests and answers. Out flow plain values: where a
 //! request wants to go ([`route`], [`peek`]), who may not ask ([`browser`]), what may be
 //! passed on ([`headers`]), how an answer ended ([`ending`]), what an engine has ([`show`]),
-//! what peers tell each other ([`wire`], [`hello`]); and bytes to send: lists ([`union`]), errors
+//! what peers tell each other ([`wire`], [`report`], [`hello`]); and bytes to send: lists ([`union`]), errors
 //! ([`error`]), the caller's own spelling ([`echo`]). Nothing here waits, opens a socket or
 //! reads a clock, and nothing here panics on what a network sends.
 
@@ -19,6 +19,7 @@ pub mod hello;
 mod json;
 mod path;
 pub mod peek;
+pub mod report;
 pub mod route;
 pub mod show;
 pub mod time;

@@ -228,11 +228,19 @@ impl App {
             timing: Arc::clone(&timing),
             ephemeral: state.as_deref().is_none_or(state::is_passing),
         };
-        let (mesh, callbacks) = Mesh::new(parts.clone(), Arc::clone(&instance));
+        let (draining, drained) = watch::channel(false);
+        let reports = mesh::Sources {
+            gates: Arc::clone(&gates),
+            directory: Arc::clone(&directory),
+            access: access.clone(),
+            draining: drained.clone(),
+            clock,
+            timing: Arc::clone(&timing),
+        };
+        let (mesh, callbacks) = Mesh::new(parts.clone(), reports, Arc::clone(&instance));
         let mesh = Arc::new(mesh);
         let router = Router { proxy: Arc::clone(&proxy), mesh, admin: Arc::clone(&admin), access };
 
-        let (draining, drained) = watch::channel(false);
         let connections = Connections::new(config.limits.connections, Arc::clone(&timing), drained);
         let callers = Callers::new(
             view.clone(),

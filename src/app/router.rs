@@ -143,15 +143,15 @@ impl Router {
         &self,
         request: &Request<Incoming>,
         kind: ListenerKind,
-        identity: &Identity,
+        identity: &Arc<Identity>,
     ) -> Response<Body> {
-        let granted = match self.known(request.headers(), kind, identity).await {
-            Ok((_, granted)) => granted,
+        let (caller, granted) = match self.known(request.headers(), kind, identity).await {
+            Ok(known) => known,
             Err(no) => return self.refuse(kind, no),
         };
         let path = request.uri().path();
         if path.starts_with(mesh::PREFIX) {
-            return self.mesh.answer(request, &granted);
+            return self.mesh.answer(request, &caller, &granted, identity);
         }
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
             return text(StatusCode::METHOD_NOT_ALLOWED, "");

@@ -5,6 +5,7 @@
 //! so a simulator can drive the same code as the program.
 
 mod choose;
+pub mod claims;
 pub mod moves;
 pub mod prefix;
 pub mod queue;

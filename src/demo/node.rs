@@ -167,6 +167,15 @@ impl Node {
         }
     }
 
+    /// Ends the program as a service manager does: its requests end first.
+    pub async fn stop(&self) {
+        let app = self.app.lock().take();
+        if let Some(app) = app {
+            app.stop().await;
+        }
+        self.quit();
+    }
+
     /// Puts the device to sleep: whatever way a connection came, it stands still.
     pub fn asleep(&self, asleep: bool) {
         self.daemon.asleep(asleep);

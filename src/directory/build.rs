@@ -221,6 +221,7 @@ fn place(
         principal: source.principal,
         version: source.version,
         why: source.why,
+        cell: state.cells.node(&keyed),
         paths: source.paths,
         endpoints,
     });

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
+use super::heard::Heard;
 use super::snapshot::{Offer, Path};
-use crate::balance::Candidate;
+use crate::balance::{Candidate, claims};
 use crate::types::{Api, Capabilities, ClientKind, EngineKind, Moment, PathKind};
 
 /// What a request needs of an offer.
@@ -32,6 +33,15 @@ pub fn of(offers: &[Arc<Offer>], need: &Need, now: Moment, out: &mut Vec<Candida
             .filter(|(_, offer)| offer.endpoint.apis.has(need.api))
             .map(|(index, offer)| candidate(index, offer, need, now)),
     );
+    // Nobody gets many requests at a time before it has shown what it can do, as long as
+    // somebody else could take them.
+    let is_held = |c: &Candidate| {
+        let unknown = |o: &Arc<Offer>| o.node.cell.is_held() && o.cell.speeds().1 <= 0.0;
+        !c.is_local && offers.get(c.index).is_some_and(unknown)
+    };
+    if out.iter().any(|c| c.alive && c.able && c.rest_until <= now && !is_held(c)) {
+        out.retain(|c| !is_held(c));
+    }
 }
 
 fn candidate(index: usize, offer: &Offer, need: &Need, now: Moment) -> Candidate {
@@ -40,6 +50,23 @@ fn candidate(index: usize, offer: &Offer, need: &Need, now: Moment) -> Candidate
     let rest_until = Moment::from_millis(cell.rest_until.load(Relaxed));
     let (prefill, decode) = cell.speeds();
     let on_gpu = offer.ps.as_ref().and_then(|row| row.get("size_vram")?.as_u64());
+    let ours = cell.inflight.load(Relaxed);
+    let said = cell.report.believed(&node.cell, now);
+    let row = said.as_ref().map(|said| &*said.row);
+    let (inflight, queued) = match row {
+        Some(row) => (row.running, row.queued),
+        // What others have at an engine without a sidecar comes on top of what is ours.
+        None => {
+            let there = ours.saturating_add(cell.report.others());
+            (there.max(cell.running.load(Relaxed)), cell.queued.load(Relaxed))
+        }
+    };
+    let answers = cell.report.answered();
+    // What other models let expect bounds a claim, and does not rule it out.
+    let speed = |measured: f64, expected: f64, claim: fn(&Heard) -> f64| {
+        let (known, answers) = if measured > 0.0 { (measured, answers) } else { (expected, 0) };
+        claims::speed(known, answers, row.map_or(0.0, claim))
+    };
     Candidate {
         index,
         is_local: node.is_this(),
@@ -51,17 +78,19 @@ fn candidate(index: usize, offer: &Offer, need: &Need, now: Moment) -> Candidate
         context: offer.context.unwrap_or(0),
         loading: cell.loading.load(Relaxed),
         on_cpu: on_gpu == Some(0),
-        inflight: cell.inflight.load(Relaxed).max(cell.running.load(Relaxed)),
-        queued: cell.queued.load(Relaxed),
-        slots: offer.slots(),
-        prefill,
-        decode,
-        load_rate: cell.load_rate.get(),
+        inflight,
+        queued,
+        wait: said.as_ref().map(|said| said.wait),
+        since: row.map_or(0, |row| cell.report.since(row, ours)),
+        slots: row.map_or_else(|| offer.slots(), |row| row.slots),
+        prefill: speed(cell.prefill.get(), prefill, |row| row.prefill),
+        decode: speed(cell.decode.get(), decode, |row| row.decode),
+        load_rate: speed(cell.load_rate.get(), 0.0, |row| row.load_rate),
         out_tokens: cell.lengths.of(need.client),
         size: offer.size,
         rtt: path.and_then(|p| p.cell.rtt()).map_or(0.0, |rtt| rtt.as_secs_f64()),
         upload: path.map_or(0.0, |path| upload(path, need.bytes)),
-        // What only reports and sessions would say.
+        // What only sessions would say.
         ..Candidate::default()
     }
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use super::heard::Reported;
 use super::rate::{Lengths, Rate};
 use crate::balance;
 use crate::balance::prefix::{Print, Recent};
@@ -51,6 +52,8 @@ pub struct Cell {
     pub rest_until: AtomicU64,
     /// How many failures in a row.
     pub failures: AtomicU32,
+    /// What its node says of it, and what is believed of that.
+    pub report: Reported,
 }
 
 impl Cell {

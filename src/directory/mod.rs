@@ -10,7 +10,9 @@ mod build;
 pub mod candidates;
 pub mod cell;
 pub mod event;
+mod heard;
 mod keeper;
+pub mod ledger;
 mod own;
 mod rate;
 mod registry;
@@ -30,6 +32,7 @@ pub use event::{
     EngineListing, Event, Grant, Identity, Length, Listing, ModelListing, Peer, Rates, Remembered,
     Server, Settings, Uplink,
 };
+pub use heard::{Heard, NodeCell, Reported, Sent};
 pub use own::wire_of;
 pub use rate::{Lengths, Rate};
 pub use registry::Registry;

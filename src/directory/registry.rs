@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 
 use super::cell::{Cell, PathCell, Scale};
 use super::event::{Length, Rates, Uplink};
+use super::heard::NodeCell;
 use super::rate::{Lengths, Rate};
 use crate::balance::rates::Estimate;
 use crate::types::{ClientKind, Dial, ModelKey, Moment, NodeId, PathKind};
@@ -36,6 +37,7 @@ pub struct Registry {
     engines: Mutex<HashMap<(NodeId, Arc<str>), Engine>>,
     lengths: Mutex<HashMap<ModelKey, Arc<Lengths>>>,
     uplinks: Mutex<HashMap<(NodeId, PathKind), Arc<Rate>>>,
+    nodes: Mutex<HashMap<NodeId, Arc<NodeCell>>>,
 }
 
 impl Registry {
@@ -49,6 +51,11 @@ impl Registry {
             Arc::new(Cell::of(engine.load_rate, engine.scale, lengths))
         };
         self.offers.lock().entry(key.clone()).or_insert_with(make).clone()
+    }
+
+    /// The cell of one node; this one's stands under [`NodeId::This`].
+    pub fn node(&self, node: &NodeId) -> Arc<NodeCell> {
+        self.nodes.lock().entry(node.clone()).or_default().clone()
     }
 
     /// The cell of one path.
@@ -169,5 +176,6 @@ impl Registry {
             Arc::strong_count(lengths) > 1
                 || ClientKind::ALL.into_iter().any(|client| lengths.rate(client).get() > 0.0)
         });
+        self.nodes.lock().retain(|n, _| *n == NodeId::This || nodes.contains(n));
     }
 }

@@ -11,6 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::cell::{Cell, PathCell};
+use super::heard::NodeCell;
 use crate::types::{
     ApiSet, Capabilities, Dial, Digest, EndpointId, EngineKind, ModelKey, Moment, NodeId, NodeKind,
     NodeName, PathKind, Principal, RungState,
@@ -106,6 +107,8 @@ pub struct Node {
     pub version: Option<String>,
     /// Why the last look at it found nothing; `None` while it answers.
     pub why: Option<String>,
+    /// Its live numbers.
+    pub cell: Arc<NodeCell>,
     /// The ways to it, best first: the tailnet's, the one that answered last first, then those
     /// of the local network. Empty for this node: its endpoints are dialled themselves.
     pub paths: Vec<Arc<Path>>,
@@ -123,6 +126,19 @@ impl Snapshot {
     pub fn lan_only(&self, node: &NodeId) -> Option<&Arc<Path>> {
         let first = self.ways.get(node)?.iter().find(|path| path.cell.is_alive())?;
         matches!(first.dial, Dial::Lan { .. }).then_some(first)
+    }
+
+    /// The offer of that name at that engine of a node, whatever its content.
+    pub fn offer(&self, node: &NodeId, engine: &str, key: &ModelKey) -> Option<&Arc<Offer>> {
+        let model = self.models.get(key)?;
+        let mut offers = model.offers.iter().chain(&model.variants);
+        offers.find(|o| o.node.id == *node && *o.endpoint.name == *engine)
+    }
+
+    /// The offers of this node's own engines, whatever their content.
+    pub fn own(&self) -> impl Iterator<Item = &Arc<Offer>> {
+        let models = self.models.values();
+        models.flat_map(|m| m.offers.iter().chain(&m.variants)).filter(|o| o.node.is_this())
     }
 
     /// The node with that name; `self` is this one.

@@ -4,9 +4,11 @@ use std::sync::Arc;
 
 use serde_json::json;
 
-use super::event::{EngineListing, Grant, Identity, Listing, ModelListing, Peer};
+use super::event::{EngineListing, Event, Grant, Identity, Listing, ModelListing, Peer, Settings};
+use super::writer::{State, apply};
+use super::{Snapshot, build};
 use crate::types::{
-    ApiSet, Capabilities, ControlId, Dial, Digest, EngineKind, NodeId, NodeKind, NodeName,
+    ApiSet, Capabilities, ControlId, Dial, Digest, EngineKind, Moment, NodeId, NodeKind, NodeName,
     Principal,
 };
 
@@ -90,4 +92,13 @@ pub(crate) fn listing(last: u8, models: Vec<ModelListing>) -> Listing {
         prefix: "".into(),
         engines: vec![engine("ollama", models)],
     }
+}
+
+/// The picture that these events make.
+pub(crate) fn picture(this: Identity, events: Vec<Event>) -> Snapshot {
+    let mut state = State::new(Settings::default(), this, Arc::default());
+    for event in events {
+        apply(&mut state, event, Moment::ZERO);
+    }
+    build::snapshot(&mut state, Moment::ZERO)
 }

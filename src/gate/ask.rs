@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::LoadFail;
 use crate::balance::queue::{self, Target, Waiter, WaiterId, Why};
 use crate::directory::{Cell, Offer};
-use crate::types::{Capabilities, Class, Digest, LoadKey, ModelKey};
+use crate::types::{Capabilities, Class, Digest, LoadKey, ModelKey, NodeId};
 
 /// Bytes of weights a second, where no load was ever measured: a disk that is not new.
 const LOAD_RATE: f64 = 5e8;
@@ -44,6 +44,17 @@ pub struct Ask {
     pub may_load: bool,
     /// Most requests of its principal that may run at once; `None` = any number.
     pub max_inflight: Option<u32>,
+    /// What the sidecar that sent it calls it, so that it can be told how long it waits.
+    pub attempt: Option<Attempt>,
+}
+
+/// A request as the sidecar that sent it knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attempt {
+    /// Its number there.
+    pub id: Arc<str>,
+    /// Who sent it.
+    pub from: NodeId,
 }
 
 impl Ask {
@@ -64,24 +75,30 @@ impl Ask {
             wait_budget: None,
             may_load: true,
             max_inflight: None,
+            attempt: None,
         }
     }
 
     /// How long its load takes.
     pub(super) fn load_time(&self) -> Duration {
-        let rate = match self.cell.load_rate.get() {
-            known if known > 0.0 => known,
-            _ => LOAD_RATE,
-        };
-        #[expect(clippy::cast_precision_loss, reason = "a prediction")]
-        let seconds = self.size as f64 / rate;
-        LOAD_BASE + Duration::try_from_secs_f64(seconds).unwrap_or(Duration::from_secs(3600))
+        load_time(self.size, &self.cell)
     }
 
     pub(super) fn target(&self) -> Target {
         let weights = weights_of(self.weights.as_ref(), &self.model);
         Target { weights, key: self.load_key.clone() }
     }
+}
+
+/// How long the load of so many bytes takes.
+pub(super) fn load_time(size: u64, cell: &Cell) -> Duration {
+    let rate = match cell.load_rate.get() {
+        known if known > 0.0 => known,
+        _ => LOAD_RATE,
+    };
+    #[expect(clippy::cast_precision_loss, reason = "a prediction")]
+    let seconds = size as f64 / rate;
+    LOAD_BASE + Duration::try_from_secs_f64(seconds).unwrap_or(Duration::from_secs(3600))
 }
 
 /// The word under which the gate keeps what is in memory: the digest of the weights (Ollama has

@@ -3,13 +3,18 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::time::Duration;
 
 use parking_lot::Mutex;
+use tokio::sync::watch;
 
-use super::{Gate, GateConfig, Loader};
-use crate::directory::Endpoint;
+use super::ask::load_time;
+use super::{Gate, GateConfig, Loader, Share, Told, weights_of};
+use crate::api::report::Row;
+use crate::balance::queue::Target;
+use crate::directory::{Endpoint, Offer};
 use crate::telemetry::{Clock, Metrics};
-use crate::types::{EndpointId, EngineKind};
+use crate::types::{EndpointId, EngineKind, LoadKey, NodeId};
 
 /// What all gates share.
 #[derive(Debug, Clone, Copy, Default)]
@@ -31,6 +36,8 @@ pub struct Gates {
     clock: Clock,
     metrics: Arc<Metrics>,
     loader: Loaders,
+    changes: Arc<watch::Sender<u64>>,
+    share: watch::Sender<Share>,
     gates: Mutex<HashMap<EndpointId, (u32, Arc<Gate>)>>,
 }
 
@@ -48,6 +55,8 @@ impl Gates {
             clock,
             metrics,
             loader: Box::new(loader),
+            changes: Arc::default(),
+            share: watch::Sender::default(),
             gates: Mutex::default(),
         })
     }
@@ -65,7 +74,8 @@ impl Gates {
                 queue: self.queue.load(Relaxed),
             };
             let loader = (self.loader)(endpoint);
-            (slots, Gate::new(config, loader, self.clock, self.metrics.clone()))
+            let (metrics, changes) = (self.metrics.clone(), self.changes.clone());
+            (slots, Gate::telling(config, loader, self.clock, metrics, changes))
         });
         let changed = std::mem::replace(had, slots) != slots;
         let gate = gate.clone();
@@ -74,6 +84,50 @@ impl Gates {
             gate.set_slots(slots);
         }
         gate
+    }
+
+    /// Wakes whenever something changed in one of them.
+    pub fn changed(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    /// What stands in front of offers of this node's engines, each in its place.
+    pub fn rows<'a>(&self, offers: impl IntoIterator<Item = &'a Arc<Offer>>) -> Vec<Told> {
+        offers.into_iter().map(|offer| self.row(offer)).collect()
+    }
+
+    /// What stands in front of one of them.
+    pub fn row(&self, offer: &Offer) -> Told {
+        let weights = weights_of(offer.weights.as_ref(), &offer.key);
+        let target = Target { weights, key: LoadKey::default() };
+        let load = load_time(offer.size, &offer.cell);
+        let (standing, slots) = self.of(&offer.endpoint).standing(target, load);
+        Told::of(offer, &standing, load, slots)
+    }
+
+    /// The row that goes with a reply to another sidecar.
+    pub fn told(&self, offer: &Offer) -> Row {
+        let share = self.share.borrow().clone();
+        let (accepting, why) = (share.accepting, share.why.to_string());
+        Row { accepting, why, ..self.row(offer).row }
+    }
+
+    /// For whom this node works now.
+    pub fn share(&self) -> watch::Receiver<Share> {
+        self.share.subscribe()
+    }
+
+    /// Says for whom this node works from now on.
+    pub fn share_with(&self, share: Share) {
+        self.share.send_if_modified(|now| std::mem::replace(now, share.clone()) != share);
+    }
+
+    /// The requests of one sidecar that wait at this node, and how long each still will.
+    pub fn waiting(&self, from: &NodeId) -> Vec<(Arc<str>, Duration)> {
+        let gates: Vec<Arc<Gate>> = self.gates.lock().values().map(|(_, g)| g.clone()).collect();
+        let mut waiting = Vec::new();
+        gates.iter().for_each(|gate| gate.waiting(from, &mut waiting));
+        waiting
     }
 
     /// Another bound of the queues (the configuration was read again).

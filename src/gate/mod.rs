@@ -11,14 +11,18 @@ mod ask;
 mod gates;
 mod load;
 mod loader;
+mod share;
 #[cfg(test)]
 mod tests;
+mod told;
 mod trial;
 mod turnstile;
 
-pub use ask::{Ask, Reason, Refusal, weights_of};
+pub use ask::{Ask, Attempt, Reason, Refusal, weights_of};
 pub use gates::{Gates, GatesConfig};
 pub use load::OllamaLoader;
 pub use loader::{LoadDone, LoadFail, LoadRequest, Loader, Loading};
+pub use share::Share;
+pub use told::Told;
 pub use trial::{TrialError, trial};
 pub use turnstile::{Gate, GateConfig, Ticket};

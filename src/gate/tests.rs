@@ -103,6 +103,7 @@ fn ask(model: &str) -> Ask {
         wait_budget: None,
         may_load: true,
         max_inflight: None,
+        attempt: None,
     }
 }
 

@@ -6,14 +6,16 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use super::ask::{Ask, Reason, Refusal, is_zero, weights_of};
 use super::{LoadDone, LoadFail, LoadRequest, Loader};
-use crate::balance::queue::{Action, Entry, LoadPlan, LoadWhy, Queue, Seen, WaiterId};
+use crate::balance::queue::{
+    Action, Entry, LoadPlan, LoadWhy, Queue, Seen, Standing, Target, WaiterId,
+};
 use crate::directory::Cell;
 use crate::telemetry::{CallerMeter, Clock, Counted, Metrics, ModelMeter};
-use crate::types::{Digest, EndpointId, EngineKind, LoadKey, ModelKey, Moment, Outcome};
+use crate::types::{Digest, EndpointId, EngineKind, LoadKey, ModelKey, Moment, NodeId, Outcome};
 
 /// A load that was to confirm what is in memory and took longer than this was a real one.
 const CONFIRMED: Duration = Duration::from_millis(250);
@@ -37,6 +39,8 @@ pub struct Gate {
     loader: Arc<dyn Loader>,
     clock: Clock,
     metrics: Arc<Metrics>,
+    /// Moved whenever something changed that a report tells.
+    changes: Arc<watch::Sender<u64>>,
     state: Mutex<State>,
 }
 
@@ -60,10 +64,21 @@ impl Gate {
         clock: Clock,
         metrics: Arc<Metrics>,
     ) -> Arc<Gate> {
+        Gate::telling(config, loader, clock, metrics, Arc::default())
+    }
+
+    /// The same, one that moves `changes` whenever there is something new to report.
+    pub(super) fn telling(
+        config: GateConfig,
+        loader: Arc<dyn Loader>,
+        clock: Clock,
+        metrics: Arc<Metrics>,
+        changes: Arc<watch::Sender<u64>>,
+    ) -> Arc<Gate> {
         let loads = config.kind == EngineKind::Ollama;
         let queue = Queue::new(loads, config.slots, config.queue as usize);
         let state = Mutex::new(State { queue, next: 0, calls: HashMap::new() });
-        Arc::new(Gate { endpoint: config.endpoint, loader, clock, metrics, state })
+        Arc::new(Gate { endpoint: config.endpoint, loader, clock, metrics, changes, state })
     }
 
     /// The engine behind it.
@@ -84,6 +99,7 @@ impl Gate {
             state.next += 1;
             let entry = state.queue.enter(ask.waiter(id), began);
             let place = Place { gate: self.clone(), id, held: true };
+            self.tell();
             match entry {
                 Entry::Start => {
                     drop(state);
@@ -161,6 +177,29 @@ impl Gate {
         self.state.lock().next
     }
 
+    /// How an offer of its engine stands here.
+    pub(super) fn standing(&self, target: Target, load: Duration) -> (Standing, u32) {
+        let now = self.clock.now();
+        let queue = &self.state.lock().queue;
+        (queue.standing(target, load, now), queue.slots())
+    }
+
+    /// The requests of one sidecar that wait here, and how long each still will.
+    pub(super) fn waiting(&self, from: &NodeId, out: &mut Vec<(Arc<str>, Duration)>) {
+        let now = self.clock.now();
+        let state = self.state.lock();
+        for (id, call) in &state.calls {
+            let attempt = call.ask.attempt.as_ref().filter(|attempt| attempt.from == *from);
+            if let (Some(attempt), Some(left)) = (attempt, state.queue.left(*id, now)) {
+                out.push((attempt.id.clone(), left));
+            }
+        }
+    }
+
+    fn tell(&self) {
+        self.changes.send_modify(|n| *n = n.wrapping_add(1));
+    }
+
     /// How many requests wait, and how many run.
     pub fn depth(&self) -> (usize, usize) {
         let state = self.state.lock();
@@ -168,6 +207,9 @@ impl Gate {
     }
 
     fn act(self: &Arc<Self>, state: &mut State, actions: Vec<Action>) {
+        if !actions.is_empty() {
+            self.tell();
+        }
         for action in actions {
             // Whoever has just gone takes its place back when its future is dropped.
             match action {
@@ -221,6 +263,7 @@ impl Gate {
         }
         let mut state = self.state.lock();
         let actions = state.queue.loaded(load.plan.id, end.is_ok(), self.clock.now());
+        self.tell();
         if let Err(fail) = end {
             for action in &actions {
                 if let Action::Failed(id) = action {
@@ -284,6 +327,7 @@ impl Drop for Place {
         let mut state = self.gate.state.lock();
         state.calls.remove(&self.id);
         let actions = state.queue.withdraw(self.id, self.gate.clock.now());
+        self.gate.tell();
         self.gate.act(&mut state, actions);
     }
 }

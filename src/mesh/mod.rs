@@ -4,7 +4,8 @@
 //! JSON answer. Only this node's own engines are spoken of, and of those only what the
 //! caller's rule lets it list. Two tasks speak first: [`Hellos`] over the tailnet, by which
 //! nodes learn each other's keys, and [`Meets`] on the local network, by which they learn
-//! whether they may use them there. Nothing is forwarded from here, and no prompt ever comes
+//! whether they may use them there. One answer goes on: the stream of reports, for which the
+//! reader is judged anew before each line. Nothing is forwarded from here, and no prompt ever comes
 //! here.
 
 use std::collections::HashMap;
@@ -16,23 +17,28 @@ use http::{HeaderMap, Method, Request, Response, StatusCode};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 
+use crate::api::report::REPORTS;
 use crate::api::wire;
 use crate::directory::{Directory, Offer, wire_of};
-use crate::net::{Body, Connector, LanView, TailnetView, full};
+use crate::net::{Body, Connector, Identity, LanView, TailnetView, full};
 use crate::telemetry::{Clock, Events};
 use crate::trust::{Granted, Trust};
-use crate::types::{NodeId, Timing, Verb, Verbs};
+use crate::types::{Caller, NodeId, Timing, Verb, Verbs};
+
+use report::Reports;
 
 mod call;
 mod greet;
 mod hello;
 mod meet;
 mod pace;
+mod report;
 mod say;
 mod turns;
 
 pub use hello::Hellos;
 pub use meet::Meets;
+pub use report::Sources;
 
 /// The folder of paths that are between sidecars and never forwarded.
 pub const PREFIX: &str = "/mesh/";
@@ -72,23 +78,41 @@ pub struct Mesh {
     callbacks: mpsc::Sender<NodeId>,
     /// What was last said of nodes whose hello was refused.
     said: Mutex<HashMap<NodeId, String>>,
+    reports: Reports,
 }
 
 impl Mesh {
     /// The serving side, and the nodes that are to be called back.
-    pub fn new(parts: Parts, instance: Arc<str>) -> (Mesh, mpsc::Receiver<NodeId>) {
+    pub fn new(
+        parts: Parts,
+        reports: Sources,
+        instance: Arc<str>,
+    ) -> (Mesh, mpsc::Receiver<NodeId>) {
         let (callbacks, called) = mpsc::channel(CALLBACKS);
-        (Mesh { parts, instance, callbacks, said: Mutex::default() }, called)
+        let reports = Reports::start(reports);
+        (Mesh { parts, instance, callbacks, said: Mutex::default(), reports }, called)
     }
 
-    /// Answers a control request of a caller to whom `granted` applies.
-    pub fn answer<B>(&self, request: &Request<B>, granted: &Granted) -> Response<Body> {
+    /// Answers a control request of a caller to whom `granted` applies. `who` says it again,
+    /// later, where an answer goes on.
+    pub fn answer<B>(
+        &self,
+        request: &Request<B>,
+        caller: &Caller,
+        granted: &Granted,
+        who: &Arc<Identity>,
+    ) -> Response<Body> {
         if !is_ours(request.headers()) {
             return empty(StatusCode::NOT_FOUND);
         }
         match (request.method(), request.uri().path()) {
             (&Method::GET, wire::PING) => self.ping(),
             (&Method::GET, wire::OFFERS) => self.offers(request, granted),
+            (&Method::GET, REPORTS) if !granted.has(Verb::List) => no_access(),
+            (&Method::GET, REPORTS) => {
+                let stream = self.reports.stream(caller.node_id(), Arc::clone(who));
+                stream.unwrap_or_else(no_access)
+            }
             _ => empty(StatusCode::NOT_FOUND),
         }
     }
@@ -112,15 +136,14 @@ impl Mesh {
 
     fn offers<B>(&self, request: &Request<B>, granted: &Granted) -> Response<Body> {
         if granted.verbs() == Verbs::NONE {
-            let mut response = empty(StatusCode::FORBIDDEN);
-            let word = HeaderValue::from_static("access");
-            response.headers_mut().insert("x-tailherd-refused", word);
-            return response;
+            return no_access();
         }
         let snapshot = self.parts.directory.load();
         let version = env!("CARGO_PKG_VERSION");
         let may = |offer: &Offer| !offer.remote && granted.may(Verb::List, &offer.key).is_some();
-        let Ok((body, tag)) = wire_of(&snapshot, version, may).encode() else {
+        let accepting = self.reports.accepting().label().to_owned();
+        let offers = wire::Offers { accepting, ..wire_of(&snapshot, version, may) };
+        let Ok((body, tag)) = offers.encode() else {
             return empty(StatusCode::INTERNAL_SERVER_ERROR);
         };
         let same =
@@ -150,6 +173,13 @@ fn is_ours(headers: &HeaderMap) -> bool {
     let ours =
         headers.get(CONTENT_TYPE).is_some_and(|v| v.as_bytes() == wire::CONTENT_TYPE.as_bytes());
     ours && !headers.contains_key("x-tailherd-hop") && !headers.contains_key(ORIGIN)
+}
+
+fn no_access() -> Response<Body> {
+    let mut response = empty(StatusCode::FORBIDDEN);
+    let word = HeaderValue::from_static("access");
+    response.headers_mut().insert("x-tailherd-refused", word);
+    response
 }
 
 fn empty(status: StatusCode) -> Response<Body> {

@@ -138,7 +138,7 @@ impl Asker {
     }
 }
 
-fn request(
+pub(super) fn request(
     to: &Target,
     method: Method,
     path: &str,

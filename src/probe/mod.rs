@@ -1,7 +1,8 @@
 //! Looking: at this node's engines, at peers, at configured servers.
 //!
 //! In flow the nodes that may be used and requests for a look; out flow events to the
-//! directory's writer and signs of life into path cells. Probes never generate anything, never
+//! directory's writer and signs of life into path cells. Of peers with a sidecar the reports are
+//! read along, which say at once what a look would find out later. Probes never generate anything, never
 //! follow a redirect, and read no more of an answer than its bound. Whom they may look at is
 //! decided before: a node outside `sendTo` gets no packet from here.
 
@@ -11,6 +12,7 @@ mod identify;
 mod list;
 mod network;
 mod peers;
+mod reports;
 mod schedule;
 mod shows;
 #[cfg(test)]
@@ -88,6 +90,7 @@ impl Probes {
         clock: Clock,
     ) -> Probes {
         let ask = ask::Asker { pool: pool.clone(), clock, timing: config.timing };
+        let following = reports::run(ask.clone(), directory.clone());
         let shows = Arc::new(shows::Shows::default());
         let asked = Arc::new(Notify::new());
         let own = engines::Engines::new(
@@ -107,7 +110,9 @@ impl Probes {
             bare_port: config.bare_port,
         });
         let others = schedule::Schedule::new(tools, config.servers, asked);
-        Probes { tasks: vec![tokio::spawn(own.run()), tokio::spawn(others.run())] }
+        let tasks =
+            vec![tokio::spawn(own.run()), tokio::spawn(others.run()), tokio::spawn(following)];
+        Probes { tasks }
     }
 }
 

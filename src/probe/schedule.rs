@@ -9,8 +9,9 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::peers::{self, Memory, Outcome, Tools, Whom};
-use crate::directory::{Event, Look, Peer, Server};
-use crate::types::{Moment, NodeId, Timing};
+use super::reports;
+use crate::directory::{Event, Look, Peer, Server, Snapshot};
+use crate::types::{Moment, NodeId, Rung, Timing};
 
 /// Most looks at once.
 const AT_ONCE: usize = 8;
@@ -170,6 +171,20 @@ impl Schedule {
             self.hurry(&node);
         }
         self.by_lan = now;
+        self.hurry_all_unless_whole(&snapshot);
+    }
+
+    /// While something of the mesh is lost, it counts what lives and what does not: then every
+    /// peer has its turn soon.
+    fn hurry_all_unless_whole(&mut self, snapshot: &Snapshot) {
+        if is_whole(snapshot) {
+            return;
+        }
+        let timing = &self.tools.ask.timing;
+        let soon = self.tools.ask.clock.now() + timing.probe;
+        for turn in self.turns.values_mut().filter(|t| t.waits == Waits::default()) {
+            turn.next = turn.next.min(soon);
+        }
     }
 
     /// Somebody wants a node to be looked at. What was learned of it while there was no way to
@@ -216,7 +231,15 @@ impl Schedule {
         let Some(turn) = self.turns.get_mut(node) else { return };
         turn.running = false;
         turn.memory = memory;
-        let wait = turn.waits.after(outcome, &self.tools.ask.timing);
+        let timing = &self.tools.ask.timing;
+        let wait = match turn.waits.after(outcome, timing) {
+            // What has changed at a peer whose reports come in is known without a look.
+            _ if outcome == Outcome::Alive => {
+                let cell = self.tools.directory.cells().node(node);
+                reports::pace(&cell, is_whole(&self.tools.directory.load()), timing)
+            }
+            wait => wait,
+        };
         // Nodes that started together need not go on together.
         let jitter = rand::rng().random_range(0.9..1.1);
         turn.next = match std::mem::take(&mut turn.again) {
@@ -235,6 +258,11 @@ impl Schedule {
         let idle = self.turns.values().filter(|t| !t.running);
         idle.map(|t| t.next.since(now)).min().map_or(most, |wait| wait.min(most))
     }
+}
+
+/// Whether nothing of the mesh is lost, as far as is known.
+fn is_whole(snapshot: &Snapshot) -> bool {
+    snapshot.rung.rung == Rung::Full && snapshot.coordinator_up == Some(true)
 }
 
 #[cfg(test)]

@@ -13,13 +13,16 @@ use http::{HeaderMap, Request, Uri};
 
 use crate::api::headers::{self, Target};
 use crate::api::peek::{self, KeepAlive, Peeked};
-use crate::directory::Offer;
+use crate::directory::{Offer, Sent};
 use crate::gate;
 use crate::net::Body;
-use crate::types::{Dial, EngineKind, NodeKind, RequestedModel};
+use crate::types::{Dial, EngineKind, Moment, NodeKind, RequestedModel};
 
 use super::asked::Asked;
 use super::replay::{Held, Uplink};
+
+/// A body of so many bytes takes no time worth counting to be sent.
+const QUICK_BODY: u64 = 64 * 1024;
 
 /// A request and everything its attempts need.
 pub(crate) struct Ask<'a> {
@@ -128,8 +131,24 @@ impl Ask<'_> {
             predicted: self.predicted(offer),
             wait_budget: self.asked.wishes.wait_budget,
             max_inflight: self.max_inflight,
+            attempt: self.attempt(),
             may_load: self.may_load,
         }
+    }
+
+    /// Counts the request at an offer, from now until what is returned is dropped.
+    pub(crate) fn leaves(&self, offer: &Arc<Offer>, now: Moment) -> Sent {
+        let bytes = self.held.announced().unwrap_or_else(|| self.held.read());
+        // A large body may be on its way for long, which says nothing of who waits for it.
+        let prompt = (bytes <= QUICK_BODY).then_some(bytes as f64 / 4.0);
+        Sent::new(offer, self.predicted(offer), prompt, now)
+    }
+
+    /// What another sidecar calls this request.
+    fn attempt(&self) -> Option<gate::Attempt> {
+        let from = self.asked.caller.node_id()?;
+        let id = self.asked.wishes.attempt.clone()?;
+        Some(gate::Attempt { id, from })
     }
 
     /// The caller's own `keep_alive`, as JSON text: a load has to carry it, since it sticks.

@@ -17,15 +17,15 @@ use http::{Response, StatusCode};
 use http_body_util::BodyExt;
 
 use crate::api::headers::{self, Target};
-use crate::directory::{Event, Offer, Path, PathCell, Rate};
+use crate::directory::{Event, Offer, Path, PathCell, Rate, Sent};
 use crate::gate;
 use crate::net::PooledBody;
 use crate::types::{Dial, NodeKind, Op};
 
 use super::Proxy;
 use super::ask::Ask;
-use super::finish::Inflight;
 use super::replay::Uplink;
+use super::told;
 use super::vigil::vigil;
 use super::way::{self, Ways};
 
@@ -39,7 +39,7 @@ pub(crate) struct Accepted {
     pub(crate) head: http::response::Parts,
     pub(crate) first: Option<Bytes>,
     pub(crate) body: PooledBody,
-    pub(crate) inflight: Inflight,
+    pub(crate) inflight: Sent,
     pub(crate) ticket: Option<gate::Ticket>,
     pub(crate) path: Option<Arc<PathCell>>,
     pub(crate) started: crate::types::Moment,
@@ -138,7 +138,7 @@ pub(crate) async fn attempt(
     others: bool,
 ) -> Result<Accepted, Fail> {
     let started = px.clock.now();
-    let inflight = Inflight::new(&offer.cell);
+    let inflight = ask.leaves(offer, started);
     if offer.node.is_this() {
         let ticket = enter_gate(px, ask, offer).await?;
         let waited = px.clock.now().since(started);
@@ -151,7 +151,7 @@ pub(crate) async fn attempt(
         }
         return Ok(Accepted { head, first, body, inflight, ticket, path: None, started, waited });
     }
-    let answered = move |path: &Arc<Path>, (head, first, body): Sent| {
+    let answered = move |path: &Arc<Path>, (head, first, body): Answer| {
         if path.cell.ok(px.clock.now(), None) {
             px.directory.send(Event::Paths(offer.node.id.clone()));
         }
@@ -212,7 +212,7 @@ async fn on_path(
     offer: &Offer,
     path: &Path,
     limit: Option<Duration>,
-) -> Result<Sent, Fail> {
+) -> Result<Answer, Fail> {
     let target = if offer.node.kind == NodeKind::Rich { Target::Mesh } else { Target::Bare };
     let uplink = Some(&path.cell.uplink);
     let to = To { dial: &path.dial, prefix: &path.prefix, target, uplink };
@@ -276,7 +276,7 @@ fn at_gate(ask: &Ask<'_>, refusal: gate::Refusal) -> Fail {
     Fail { reason, answer, text, retry_after, refused }
 }
 
-type Sent = (http::response::Parts, Option<Bytes>, PooledBody);
+type Answer = (http::response::Parts, Option<Bytes>, PooledBody);
 
 /// Where a request goes on its way to an engine.
 #[derive(Clone, Copy)]
@@ -295,7 +295,7 @@ async fn send(
     offer: &Offer,
     to: To<'_>,
     limit: Option<Duration>,
-) -> Result<Sent, Fail> {
+) -> Result<Answer, Fail> {
     let mut reused_before = false;
     loop {
         let lease = way::connect(px, &offer.node.id, to.dial, limit).await?;
@@ -314,18 +314,22 @@ async fn send(
             }
             Err(error) => return Err(Fail::new(Reason::Reset, error.to_string())),
         };
-        return accept(ask, offer.node.kind, response).await;
+        return accept(px, ask, offer, response).await;
     }
 }
 
 /// Looks at an answer's head, and waits for its first byte.
 async fn accept(
+    px: &Proxy,
     ask: &Ask<'_>,
-    from: NodeKind,
+    offer: &Offer,
     response: Response<PooledBody>,
-) -> Result<Sent, Fail> {
+) -> Result<Answer, Fail> {
     let (mut head, mut body) = response.into_parts();
-    if let Some(reason) = way::refusal(from, &head) {
+    if offer.node.kind == NodeKind::Rich {
+        told::hear(px, offer, &head.headers);
+    }
+    if let Some(reason) = way::refusal(offer.node.kind, &head) {
         return Err(Fail::new(reason, format!("answered {}", head.status)));
     }
     if let Some(reason) = bad_status(&head, ask.asked.route.op) {

@@ -10,33 +10,13 @@ use std::time::Duration;
 use crate::api::ending::{DoneReason, Usage};
 use crate::balance::prefix::Print;
 use crate::balance::rates::{self, End, Reply, Sample};
-use crate::directory::{Cell, PathCell};
+use crate::directory::{Cell, PathCell, Sent};
 use crate::gate;
 use crate::telemetry::events::{Events, Finished};
 use crate::telemetry::{Clock, RequestMeter};
 use crate::types::{ClientKind, Moment, Outcome};
 
 use super::Running;
-
-/// One more request of ours at an offer, until dropped.
-pub(crate) struct Inflight(Arc<Cell>);
-
-impl Inflight {
-    pub(crate) fn new(cell: &Arc<Cell>) -> Inflight {
-        cell.inflight.fetch_add(1, Relaxed);
-        Inflight(Arc::clone(cell))
-    }
-
-    pub(crate) fn cell(&self) -> &Arc<Cell> {
-        &self.0
-    }
-}
-
-impl Drop for Inflight {
-    fn drop(&mut self) {
-        self.0.inflight.fetch_sub(1, Relaxed);
-    }
-}
 
 /// What an answer may teach of the engine that gave it.
 pub(crate) struct Lesson {
@@ -66,7 +46,7 @@ pub(crate) struct Finish {
     pub(crate) meter: Option<RequestMeter>,
     /// The place in the gate, given back with the last byte.
     pub(crate) ticket: Option<gate::Ticket>,
-    pub(crate) inflight: Option<Inflight>,
+    pub(crate) inflight: Option<Sent>,
     pub(crate) path: Option<Arc<PathCell>>,
     pub(crate) events: Arc<Events>,
     /// The line for `/status`, filled in as the request goes.
@@ -95,6 +75,9 @@ impl Finish {
             self.first_byte = Some(now);
             if let Some(meter) = &mut self.meter {
                 meter.first_byte(now.since(self.arrived));
+            }
+            if let Some(inflight) = &mut self.inflight {
+                inflight.began(now);
             }
         }
         self.last_byte = Some(now);
@@ -198,6 +181,9 @@ impl Drop for Finish {
         let now = self.clock.now();
         self.learn(outcome, now);
         if outcome == Outcome::Done {
+            if let Some(inflight) = &self.inflight {
+                inflight.answered();
+            }
             // A dead path is brought back by its probe, which tells the writer.
             if let Some(path) = self.path.as_ref().filter(|path| path.is_alive()) {
                 path.ok(now, None);

@@ -26,6 +26,7 @@ mod serve;
 mod stack;
 #[cfg(test)]
 mod tests;
+mod told;
 mod vigil;
 mod way;
 mod wishes;

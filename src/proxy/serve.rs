@@ -28,6 +28,7 @@ use super::error::{self, Failure};
 use super::finish::{Finish, Lesson};
 use super::plan::{self, Plan};
 use super::relay::{Idle, Relay};
+use super::told;
 use super::{Proxy, Running};
 
 /// What one request has tried.
@@ -326,6 +327,9 @@ fn respond(
     let mut response = Response::from_parts(head, relay.boxed_unsync());
     if edited {
         response.headers_mut().remove(CONTENT_LENGTH);
+    }
+    if asked.is_mesh() && here {
+        told::tell(px, offer, response.headers_mut());
     }
     let who = format!("{}/{}", offer.node.name, offer.endpoint.kind.label());
     served_by(&mut response, &who, attempts as usize);

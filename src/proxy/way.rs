@@ -176,6 +176,7 @@ mod tests {
             principal: None,
             version: None,
             why: None,
+            cell: Arc::default(),
             paths: dials.iter().map(path).collect(),
             endpoints: Vec::new(),
         }

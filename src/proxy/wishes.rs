@@ -3,6 +3,7 @@
 //! Read once from the head as it came; the headers themselves are stripped before anything
 //! is sent on. From a peer only what one sidecar may say to another counts.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderMap;
@@ -11,6 +12,8 @@ use crate::types::{Class, NodeName};
 
 /// Longest wait a peer may ask for.
 const MOST_BUDGET: Duration = Duration::from_secs(60);
+/// An attempt's 128 bits, as hex digits.
+const ATTEMPT: usize = 32;
 /// Longest session key.
 const MOST_SESSION: usize = 128;
 
@@ -40,6 +43,8 @@ pub(crate) struct Wishes {
     pub(crate) explain: bool,
     /// The longest wait a peer's request accepts here.
     pub(crate) wait_budget: Option<Duration>,
+    /// What the sidecar that sent it calls it.
+    pub(crate) attempt: Option<Arc<str>>,
 }
 
 impl Wishes {
@@ -58,7 +63,10 @@ impl Wishes {
             let wait_budget = text("x-tailherd-wait-budget")
                 .and_then(|ms| ms.parse().ok())
                 .map(|ms| Duration::from_millis(ms).min(MOST_BUDGET));
-            return Wishes { session, priority, wait_budget, ..Wishes::default() };
+            let attempt = text("x-tailherd-attempt")
+                .filter(|s| s.len() == ATTEMPT && s.bytes().all(|b| b.is_ascii_hexdigit()))
+                .map(Arc::from);
+            return Wishes { session, priority, wait_budget, attempt, ..Wishes::default() };
         }
         Wishes {
             // A name in bytes that are no text is a wrong name, not none.
@@ -76,6 +84,7 @@ impl Wishes {
             },
             explain: headers.contains_key("x-tailherd-explain"),
             wait_budget: None,
+            attempt: None,
         }
     }
 

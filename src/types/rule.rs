@@ -235,6 +235,15 @@ impl Caller {
         matches!(self.kind, CallerKind::Local { .. })
     }
 
+    /// Which node it is; `None` for a program on this machine.
+    pub fn node_id(&self) -> Option<NodeId> {
+        match &self.kind {
+            CallerKind::Local { .. } => None,
+            CallerKind::Node { id, .. } => Some(id.clone()),
+            CallerKind::Pin { name, .. } => Some(NodeId::Pin(Arc::clone(name))),
+        }
+    }
+
     /// A name for logs, metrics and fairness: `local` or the principal's.
     pub fn label(&self) -> String {
         match &self.kind {

@@ -34,6 +34,22 @@ pub struct Timing {
     pub whois_silence: Duration,
     /// How often a usable peer is probed, and its list read.
     pub probe: Duration,
+    /// The same for a peer whose reports come in, while the mesh is whole: what changes there
+    /// is told at once, so that this only keeps the measure of the way.
+    pub probe_listed: Duration,
+    /// Shortest time from one line of a report to the next.
+    pub report_spacing: Duration,
+    /// Longest one while there is work here.
+    pub report_busy: Duration,
+    /// Longest one while there is none. For as many peers as there are, this is what a quiet
+    /// mesh costs.
+    pub report_idle: Duration,
+    /// The same where every word costs: on a battery, on a metered link.
+    pub report_sparing: Duration,
+    /// How long what a node said of itself is believed when nothing more is heard. While its
+    /// reports come in, no news is news: then it is half as long again as it announced, if
+    /// that is more.
+    pub report_believed: Duration,
     /// How often this node's own engines are asked what is loaded.
     pub probe_local: Duration,
     /// Limit of one probe.
@@ -143,6 +159,12 @@ impl Default for Timing {
             whois_retries: [ms(20), ms(60), ms(150)],
             whois_silence: ms(250),
             probe: s(5),
+            probe_listed: s(60),
+            report_spacing: ms(250),
+            report_busy: s(2),
+            report_idle: s(15),
+            report_sparing: s(60),
+            report_believed: s(10),
             probe_local: s(2),
             probe_limit: s(2),
             probe_backoff: s(10),
@@ -196,6 +218,12 @@ impl Timing {
             tailnet_refresh: ms(500),
             network_ask: ms(500),
             probe: ms(200),
+            probe_listed: ms(600),
+            report_spacing: ms(50),
+            report_busy: ms(250),
+            report_idle: ms(1000),
+            report_sparing: ms(3000),
+            report_believed: ms(1500),
             probe_local: ms(150),
             probe_limit: ms(400),
             probe_backoff: ms(200),

@@ -23,6 +23,7 @@ mod mesh_list;
 mod mesh_stream;
 mod one_node;
 mod rates;
+mod reports;
 mod rules_body;
 mod rules_caller;
 mod rules_reach;

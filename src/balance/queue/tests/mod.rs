@@ -2,6 +2,7 @@ use super::*;
 use crate::types::LoadKey;
 
 mod steps;
+mod view;
 
 const SEC: Duration = Duration::from_secs(1);
 

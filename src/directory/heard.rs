@@ -1,0 +1,500 @@
+//! What a node says of its own offers, as it is held here: the moment it came, how long it
+//! holds, and what was sent there since.
+//!
+//! A row is a claim. What it may count for is said by [`claims`], which sees what became of
+//! earlier ones. Readers take no lock: a row is replaced whole.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use parking_lot::Mutex;
+
+use super::cell::Cell;
+use super::snapshot::Offer;
+use crate::api::report::{Accepting, Row, State, Yours};
+use crate::balance::claims::{self, Punctuality};
+use crate::types::Moment;
+
+/// Prompt tokens a second where nobody says: a small machine.
+const LEAST_PREFILL: f64 = 100.0;
+
+/// One row, as it came.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Heard {
+    /// Seconds a new request would wait, its load included, when the row was made.
+    pub wait: f64,
+    /// The part of it that does not pass by itself: a load which nobody has begun.
+    pub load: f64,
+    /// Requests it runs at once.
+    pub slots: u32,
+    /// Requests that ran.
+    pub running: u32,
+    /// Requests that waited.
+    pub queued: u32,
+    /// Prompt tokens a second; 0 = not said, as in the next two.
+    pub prefill: f64,
+    /// Answer tokens a second.
+    pub decode: f64,
+    /// Bytes of weights loaded a second.
+    pub load_rate: f64,
+    /// For whom its node works.
+    pub accepting: Accepting,
+    /// When it came.
+    at: Moment,
+    /// How many requests of ours had been sent there by then.
+    sent: u64,
+}
+
+/// What is held of one offer's reports.
+#[derive(Debug, Default)]
+pub struct Reported {
+    row: ArcSwapOption<Heard>,
+    /// Requests of ours that were ever sent there, and when the last one was.
+    sent: AtomicU64,
+    sent_at: AtomicU64,
+    /// Requests of ours that were answered whole there.
+    answered: AtomicU32,
+    /// Milliseconds since the start at which the requests that are there now should have ended,
+    /// added up.
+    due: AtomicU64,
+    /// How well it kept what it said.
+    kept: Mutex<Punctuality>,
+    /// Requests of other sidecars there, as they say: of an engine without one.
+    others: AtomicU32,
+}
+
+/// A report as it counts now.
+#[derive(Debug, Clone)]
+pub struct Believed {
+    /// What was said.
+    pub row: Arc<Heard>,
+    /// Seconds a new request waits now.
+    pub wait: f64,
+}
+
+impl Reported {
+    /// A row came: from the stream, or with an answer.
+    pub(super) fn came(&self, row: &Row, wait: Duration, rtt: Duration, now: Moment) {
+        let sent = self.sent.load(Relaxed);
+        // What left less than a round trip before is not in it.
+        let last = Moment::from_millis(self.sent_at.load(Relaxed));
+        let crossing = sent > 0 && now.since(last) < rtt;
+        self.row.store(Some(Arc::new(Heard {
+            wait: wait.as_secs_f64(),
+            load: Duration::from_millis(row.load_ms).min(wait).as_secs_f64(),
+            slots: row.slots,
+            running: row.running,
+            queued: row.queued,
+            prefill: row.prefill,
+            decode: row.decode,
+            load_rate: row.load_rate,
+            accepting: row.accepting,
+            at: now,
+            sent: sent - u64::from(crossing),
+        })));
+    }
+
+    /// What is believed of its node's last word, if that is still worth anything.
+    pub fn believed(&self, node: &NodeCell, now: Moment) -> Option<Believed> {
+        let row = self.row.load_full()?;
+        let age = now.since(row.at);
+        if now.since(row.at.max(node.heard())) > node.holds() {
+            return None;
+        }
+        let left = (row.wait - age.as_secs_f64()).max(row.load);
+        let wait = left.max(self.kept.lock().floor(now));
+        Some(Believed { row, wait })
+    }
+
+    /// What was said of it holds no longer.
+    pub fn forget(&self) {
+        self.row.store(None);
+    }
+
+    /// How many requests of ours, of those that are there, are not in that row: they were sent
+    /// after it, or it does not own up to them.
+    pub fn since(&self, row: &Heard, inflight: u32) -> u32 {
+        let sent = self.sent.load(Relaxed).saturating_sub(row.sent);
+        let sent = u32::try_from(sent).unwrap_or(u32::MAX).min(inflight);
+        sent.max(inflight.saturating_sub(row.running.saturating_add(row.queued)))
+    }
+
+    /// Requests of ours that were answered whole there.
+    pub fn answered(&self) -> u32 {
+        self.answered.load(Relaxed)
+    }
+
+    /// Requests of other sidecars there.
+    pub fn others(&self) -> u32 {
+        self.others.load(Relaxed)
+    }
+
+    /// A sidecar says that so many more of its requests are there; taken back by
+    /// [`Reported::fewer`].
+    pub fn more(&self, requests: u32) {
+        self.others.fetch_add(requests, Relaxed);
+    }
+
+    /// So many of those are gone.
+    pub fn fewer(&self, requests: u32) {
+        self.others.fetch_sub(requests, Relaxed);
+    }
+
+    /// How long the requests of ours that are there will keep it busy, together.
+    pub fn left(&self, inflight: u32, now: Moment) -> Duration {
+        let now = now.millis().saturating_mul(u64::from(inflight));
+        // What is overdue is never "done any moment".
+        let least = u64::from(inflight) * 250;
+        Duration::from_millis(self.due.load(Relaxed).saturating_sub(now).max(least))
+    }
+}
+
+/// The live numbers of one node.
+#[derive(Debug, Default)]
+pub struct NodeCell {
+    /// Requests of ours that are there now.
+    inflight: AtomicU32,
+    /// Requests of ours that were answered whole there.
+    answered: AtomicU32,
+    /// When it last said something (milliseconds since the start).
+    heard: AtomicU64,
+    /// For how long that holds.
+    holds: AtomicU64,
+    said: ArcSwapOption<(Accepting, Arc<str>)>,
+    waiting: ArcSwap<Vec<Yours>>,
+    waiting_at: AtomicU64,
+    /// Whether its reports are coming in.
+    live: AtomicBool,
+}
+
+impl NodeCell {
+    /// It said something that holds for so long, if nothing else is heard.
+    pub fn hear(&self, now: Moment, holds: Duration) {
+        self.heard.store(now.millis(), Relaxed);
+        self.hold(holds);
+    }
+
+    /// What it said holds for so long.
+    pub fn hold(&self, holds: Duration) {
+        self.holds.store(millis(holds), Relaxed);
+    }
+
+    /// Something came beside its reports, if there are any.
+    pub fn hold_at_least(&self, holds: Duration) {
+        self.holds.fetch_max(millis(holds), Relaxed);
+    }
+
+    /// Whether its reports are coming in: what changes there is told at once.
+    pub fn is_live(&self) -> bool {
+        self.live.load(Relaxed)
+    }
+
+    /// Its reports have begun or ended.
+    pub fn set_live(&self, live: bool) {
+        self.live.store(live, Relaxed);
+    }
+
+    /// It says for whom it works, and why not for all.
+    pub fn accepts(&self, whom: Accepting, why: &str) {
+        let same = self.said.load().as_ref().is_some_and(|s| s.0 == whom && *s.1 == *why);
+        if !same {
+            self.said.store(Some(Arc::new((whom, why.into()))));
+        }
+    }
+
+    /// For whom it works, and why not for all; `None` = it never said.
+    pub fn accepting(&self) -> Option<(Accepting, Arc<str>)> {
+        self.said.load().as_ref().map(|said| (said.0, Arc::clone(&said.1)))
+    }
+
+    /// All requests of ours that wait there, as it says.
+    pub fn waits(&self, yours: Vec<Yours>, now: Moment) {
+        if !yours.is_empty() || !self.waiting.load().is_empty() {
+            self.waiting.store(Arc::new(yours));
+        }
+        self.waiting_at.store(now.millis(), Relaxed);
+    }
+
+    /// How long a request of ours still waits there, as it said at that moment; `None` in the
+    /// first place = it has started, if the moment is later than that of its sending.
+    pub fn waiting(&self, attempt: &str) -> (Option<Duration>, Moment) {
+        let waiting = self.waiting.load();
+        let found = waiting.iter().find(|yours| yours.attempt == attempt);
+        let wait = found.map(|yours| Duration::from_millis(yours.wait_ms));
+        (wait, Moment::from_millis(self.waiting_at.load(Relaxed)))
+    }
+
+    /// Whether one more request of ours would be too many: nobody knows yet what it can do.
+    pub fn is_held(&self) -> bool {
+        claims::is_held(self.answered.load(Relaxed), self.inflight.load(Relaxed))
+    }
+
+    fn heard(&self) -> Moment {
+        Moment::from_millis(self.heard.load(Relaxed))
+    }
+
+    fn holds(&self) -> Duration {
+        Duration::from_millis(self.holds.load(Relaxed))
+    }
+}
+
+/// A request of ours at an offer: counted while it is there, and a measure of what its node
+/// said once its answer begins.
+#[derive(Debug)]
+pub struct Sent {
+    offer: Arc<Offer>,
+    at: Moment,
+    due: u64,
+    /// Seconds to the first byte, by what its node said.
+    said: Option<f64>,
+}
+
+impl Sent {
+    /// A request leaves for an offer, where it should keep the engine busy for `work`. `prompt`:
+    /// its tokens, if the way there is no part of the time to its first byte that counts.
+    pub fn new(offer: &Arc<Offer>, work: Duration, prompt: Option<f64>, now: Moment) -> Sent {
+        let (cell, node) = (&offer.cell, &offer.node.cell);
+        let said = match prompt.filter(|_| !offer.node.is_this()) {
+            Some(prompt) => said(offer, prompt, now),
+            None => None,
+        };
+        let due = millis(now.since(Moment::ZERO) + work);
+        cell.inflight.fetch_add(1, Relaxed);
+        node.inflight.fetch_add(1, Relaxed);
+        cell.report.sent.fetch_add(1, Relaxed);
+        cell.report.sent_at.store(now.millis(), Relaxed);
+        cell.report.due.fetch_add(due, Relaxed);
+        Sent { offer: Arc::clone(offer), at: now, due, said }
+    }
+
+    /// The first byte of its answer is here.
+    pub fn began(&mut self, now: Moment) {
+        if let Some(said) = self.said.take() {
+            let took = now.since(self.at).as_secs_f64();
+            self.offer.cell.report.kept.lock().came(said, took, now);
+        }
+    }
+
+    /// Its answer is here, whole.
+    pub fn answered(&self) {
+        self.offer.cell.report.answered.fetch_add(1, Relaxed);
+        self.offer.node.cell.answered.fetch_add(1, Relaxed);
+    }
+
+    /// The live numbers of what it was sent to.
+    pub fn cell(&self) -> &Arc<Cell> {
+        &self.offer.cell
+    }
+}
+
+/// Seconds to the first byte, by what the node says of itself; `None` where more was sent there
+/// since, which it could not know of.
+fn said(offer: &Offer, prompt: f64, now: Moment) -> Option<f64> {
+    let (cell, node) = (&offer.cell, &offer.node.cell);
+    let believed = cell.report.believed(node, now)?;
+    if cell.report.since(&believed.row, cell.inflight.load(Relaxed)) > 0 {
+        return None;
+    }
+    let speed = [believed.row.prefill, cell.prefill.get()].into_iter().find(|s| *s > 0.0);
+    Some(believed.wait + prompt / speed.unwrap_or(LEAST_PREFILL))
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+impl Drop for Sent {
+    fn drop(&mut self) {
+        let (cell, node) = (&self.offer.cell, &self.offer.node.cell);
+        cell.inflight.fetch_sub(1, Relaxed);
+        node.inflight.fetch_sub(1, Relaxed);
+        cell.report.due.fetch_sub(self.due, Relaxed);
+    }
+}
+
+impl Offer {
+    /// Takes in what its node says of it: `wait` for requests like ours.
+    pub fn hear(&self, row: &Row, wait: Duration, now: Moment) {
+        let cell = &self.cell;
+        cell.running.store(row.running, Relaxed);
+        // Of this node's own the gate writes the rest itself, or the engine says it.
+        if !self.node.is_this() {
+            let loaded = row.state == State::Loaded;
+            cell.loaded_ctx.store(if loaded { row.num_ctx } else { 0 }, Relaxed);
+            cell.loading.store(row.state == State::Loading, Relaxed);
+            cell.queued.store(row.queued, Relaxed);
+        }
+        let rtt = self.node.best_path().and_then(|path| path.cell.rtt()).unwrap_or_default();
+        cell.report.came(row, wait, rtt, now);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{engine, id, listing, model, peer, picture};
+    use super::super::{Event, Identity, Snapshot, candidates};
+    use super::*;
+    use crate::balance::Candidate;
+    use crate::types::{Api, Capabilities, ClientKind, ModelKey, NodeName};
+
+    const HOLDS: Duration = Duration::from_secs(10);
+
+    fn at(millis: u64) -> Moment {
+        Moment::from_millis(millis)
+    }
+
+    /// `tiny` here, and on a peer that says something of itself.
+    fn world() -> Snapshot {
+        let this = Identity::lone(NodeName::parse("laptop").unwrap());
+        let events = vec![
+            Event::Local(vec![engine("ollama", vec![model("tiny")])]),
+            Event::Peers(vec![peer("gpu", 2)]),
+            Event::Listed { node: id("gpu"), listing: listing(2, vec![model("tiny")]) },
+        ];
+        picture(this, events)
+    }
+
+    fn theirs(snapshot: &Snapshot) -> &Arc<Offer> {
+        snapshot.offer(&id("gpu"), "ollama", &ModelKey::parse("tiny").unwrap()).unwrap()
+    }
+
+    fn need() -> candidates::Need {
+        candidates::Need {
+            api: Api::Chat,
+            capabilities: Capabilities::default(),
+            client: ClientKind::Other,
+            bytes: 0,
+        }
+    }
+
+    fn candidates_of(snapshot: &Snapshot, now: Moment) -> Vec<Candidate> {
+        let model = &snapshot.models[&ModelKey::parse("tiny").unwrap()];
+        let mut out = Vec::new();
+        candidates::of(&model.offers, &need(), now, &mut out);
+        out
+    }
+
+    fn row() -> Row {
+        Row {
+            engine: "ollama".into(),
+            name: "tiny".into(),
+            state: State::Loaded,
+            num_ctx: 4096,
+            slots: 4,
+            running: 3,
+            queued: 1,
+            wait_ms: 5000,
+            decode: 80.0,
+            ..Row::default()
+        }
+    }
+
+    #[test]
+    fn what_a_node_says_reaches_the_choice_runs_down_and_is_forgotten() {
+        let snapshot = world();
+        let offer = theirs(&snapshot);
+        let there = |now| candidates_of(&snapshot, now)[1];
+        assert_eq!((there(at(0)).wait, there(at(0)).slots), (None, 1));
+        offer.node.cell.hear(at(1000), HOLDS);
+        offer.hear(&row(), Duration::from_secs(5), at(1000));
+        let c = there(at(1000));
+        assert_eq!((c.wait, c.inflight, c.queued, c.slots), (Some(5.0), 3, 1, 4));
+        assert_eq!((c.loaded_ctx, c.decode, c.since), (4096, 80.0, 0));
+        assert_eq!(there(at(4000)).wait, Some(2.0));
+        assert_eq!(there(at(9000)).wait, Some(0.0));
+        assert_eq!(there(at(11_000)).wait, Some(0.0));
+        assert_eq!(there(at(11_001)).wait, None, "ten seconds, and no more");
+        // No news is news while it is heard.
+        offer.node.cell.hear(at(11_000), HOLDS);
+        assert!(there(at(21_000)).wait.is_some() && there(at(21_001)).wait.is_none());
+        let cold = Row { load_ms: 4000, state: State::Cold, ..row() };
+        offer.hear(&cold, Duration::from_secs(5), at(30_000));
+        let (soon, late) = (there(at(30_500)), there(at(39_000)));
+        assert_eq!((soon.wait, late.wait, late.loaded_ctx), (Some(4.5), Some(4.0), 0));
+    }
+
+    #[test]
+    fn what_was_sent_since_is_counted_until_the_next_row() {
+        let snapshot = world();
+        let offer = theirs(&snapshot);
+        let since = |now| candidates_of(&snapshot, now)[1].since;
+        let send = |now| Sent::new(offer, HOLDS, None, now);
+        let known = send(at(0));
+        known.answered();
+        known.answered();
+        drop(known);
+        offer.node.cell.hear(at(1), HOLDS);
+        offer.hear(&row(), Duration::ZERO, at(1));
+        let one = send(at(10));
+        let _two = send(at(20));
+        assert_eq!(since(at(20)), 2);
+        drop(one);
+        assert_eq!(since(at(30)), 1, "what has ended is not there");
+        offer.hear(&row(), Duration::ZERO, at(40));
+        assert_eq!(since(at(40)), 0);
+        // One that is on its way while the row comes the other way is not in it.
+        snapshot.nodes[1].paths[0].cell.ok(at(40), Some(Duration::from_millis(8)));
+        let _three = send(at(50));
+        offer.hear(&row(), Duration::ZERO, at(55));
+        assert_eq!(since(at(55)), 1);
+        offer.hear(&row(), Duration::ZERO, at(60));
+        assert_eq!(since(at(60)), 0);
+        // Nobody can say that what is there is not.
+        offer.hear(&Row { running: 0, queued: 0, ..row() }, Duration::ZERO, at(90));
+        assert_eq!(since(at(90)), 2);
+    }
+
+    #[test]
+    fn a_node_nobody_has_measured_gets_two_requests_at_a_time() {
+        let snapshot = world();
+        let offer = theirs(&snapshot);
+        let there = || candidates_of(&snapshot, at(0)).iter().any(|c| !c.is_local);
+        snapshot.nodes[1].paths[0].cell.ok(at(0), None);
+        let send = || Sent::new(offer, HOLDS, None, at(0));
+        let one = send();
+        assert!(there());
+        let two = send();
+        assert!(!there(), "somebody else can take it");
+        let alone = |here: bool| {
+            let mut out = Vec::new();
+            let offers = [Arc::clone(offer)];
+            candidates::of(&offers[..usize::from(here)], &need(), at(0), &mut out);
+            out.len()
+        };
+        assert_eq!(alone(true), 1, "nobody else can");
+        one.answered();
+        two.answered();
+        drop((one, two));
+        let _many = [send(), send(), send()];
+        assert!(there(), "it has shown what it can do");
+    }
+
+    #[test]
+    fn who_comes_late_again_and_again_is_not_believed_to_be_free() {
+        let snapshot = world();
+        let offer = theirs(&snapshot);
+        offer.node.cell.hear(at(0), HOLDS * 10);
+        let free = Row { running: 0, queued: 0, wait_ms: 0, prefill: 1e6, ..row() };
+        for n in 0..3 {
+            let now = at(n * 10_000);
+            offer.hear(&free, Duration::ZERO, now);
+            assert_eq!(candidates_of(&snapshot, now)[1].wait, Some(0.0));
+            let mut sent = Sent::new(offer, HOLDS, Some(100.0), now);
+            sent.began(now + Duration::from_secs(9));
+        }
+        offer.hear(&free, Duration::ZERO, at(30_000));
+        assert_eq!(candidates_of(&snapshot, at(30_000))[1].wait, Some(9.0));
+    }
+
+    #[test]
+    fn a_request_that_is_not_named_any_more_has_started() {
+        let node = NodeCell::default();
+        let yours = |wait_ms| Yours { attempt: "0f".into(), wait_ms };
+        node.waits(vec![yours(900)], at(5));
+        assert_eq!(node.waiting("0f"), (Some(Duration::from_millis(900)), at(5)));
+        node.waits(Vec::new(), at(7));
+        assert_eq!(node.waiting("0f"), (None, at(7)));
+    }
+}
