@@ -244,5 +244,6 @@ async fn two_nodes_share_the_work() {
         assert_eq!(answer.said(), counted(60));
         *by.entry(served_by(&answer).to_owned()).or_default() += 1;
     }
-    assert!(by.len() == 2 && by.values().all(|n| *n >= 2), "{by:?}");
+    // (How many each gets is a matter of how fast each was measured to be.)
+    assert_eq!(by.len(), 2, "{by:?}");
 }
