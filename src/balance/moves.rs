@@ -31,6 +31,10 @@ const BUDGET_SECONDS: f64 = 1.0;
 const SILENT: f64 = 2.0;
 /// … and these seconds, means that somebody else's requests are before ours.
 const SILENT_SECONDS: f64 = 2.0;
+/// While our own load may be going on there, as leaving would abort it. What takes longer than
+/// this many times its prediction does not load: it stands in Ollama's line of loads behind a
+/// model that others keep busy.
+const LOADING: f64 = 4.0;
 /// How often a request leaves bare peers: each time is a guess.
 const MOST_LEAVES: u32 = 2;
 /// Between two looks, on average; below the usual time of service of five to ten seconds.
@@ -84,9 +88,9 @@ pub fn is_worth_moving(here: Waiting, there: f64, tries: Tries) -> bool {
 /// Whether to leave a silent bare peer for the best other node, which has a score of `there`
 /// seconds.
 pub fn is_worth_leaving(here: Silent, there: f64, tries: Tries) -> bool {
+    let patience = if here.loads { LOADING } else { SILENT };
     tries.moves < MOST_LEAVES
-        && !here.loads
-        && here.elapsed > SILENT * here.first_token + SILENT_SECONDS
+        && here.elapsed > patience * here.first_token + SILENT_SECONDS
         && there < here.elapsed
 }
 
@@ -124,13 +128,14 @@ mod tests {
     }
 
     #[test]
-    fn a_silent_bare_peer_is_left_late_rarely_and_never_while_it_loads_for_us() {
+    fn a_silent_bare_peer_is_left_late_rarely_and_not_while_it_may_load_for_us() {
         let here = Silent { elapsed: 9.0, first_token: 3.0, loads: false };
         let leaves = |here, there, moves| is_worth_leaving(here, there, tries(moves, 0));
         assert!(leaves(here, 8.0, 1));
         assert!(!leaves(here, 9.5, 0));
         assert!(!leaves(here, 8.0, 2));
         assert!(!leaves(Silent { loads: true, ..here }, 8.0, 0));
+        assert!(leaves(Silent { loads: true, elapsed: 14.1, ..here }, 8.0, 0));
         assert!(!leaves(Silent { elapsed: 7.9, ..here }, 1.0, 0));
         assert!(!leaves(here, f64::NAN, 0));
     }

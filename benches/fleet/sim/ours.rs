@@ -87,8 +87,11 @@ impl World<'_> {
         let (said, row) = self.known(r.origin, node, model).unwrap_or((0.0, Row::default()));
         let ran_here = origin.sessions.get(&r.session) == Some(&node);
         if !self.nodes[node].is_gated() {
-            // Only the own requests are known, and what its Ollama says it has in memory.
-            let open = origin.pending_for(node, model) as u32;
+            // Known are the own requests, those that the other sidecars speak of in their
+            // reports, and what its Ollama says it has in memory.
+            let others = self.shared.iter().enumerate().filter(|(other, _)| *other != r.origin);
+            let others: u32 = others.map(|(_, rows)| rows[node][model]).sum();
+            let open = origin.pending_for(node, model) as u32 + others;
             let speeds = origin.speeds[node][model];
             return Candidate {
                 loaded_ctx: u64::from(row.loaded),

@@ -115,6 +115,8 @@ pub(crate) struct World<'a> {
     pub(crate) requests: Vec<Request>,
     pub(crate) rng: SmallRng,
     pub(crate) now: f64,
+    /// What each sidecar last said it has open at bare nodes: by origin, node and model.
+    pub(crate) shared: Vec<Vec<Vec<u32>>>,
     /// The node that is out of reach, and since when.
     pub(crate) gone: Option<(usize, f64)>,
     index: HashMap<u64, usize>,
@@ -135,6 +137,7 @@ impl<'a> World<'a> {
             requests: Vec::new(),
             rng: SmallRng::seed_from_u64(seed ^ 0x5eed),
             now: 0.0,
+            shared: vec![vec![vec![0; fleet.models.len()]; fleet.len()]; fleet.len()],
             gone: None,
             index: HashMap::new(),
             heap: BinaryHeap::new(),
@@ -215,6 +218,7 @@ impl<'a> World<'a> {
                     node.engine.advance(now);
                     node.report(now, self.fleet.models.len());
                 }
+                self.share();
                 (0..self.nodes.len()).for_each(|n| self.touch(n));
                 if now < self.setting.seconds + AFTER {
                     self.at(now + self.setting.report_interval, Event::Report);
@@ -231,6 +235,17 @@ impl<'a> World<'a> {
             }
             Event::FaultBegins => self.fault(true),
             Event::FaultEnds => self.fault(false),
+        }
+    }
+
+    /// Each sidecar says in its report what it has open at nodes that say nothing themselves.
+    /// (That this is heard at once and not half a round trip later changes nothing at 2 s.)
+    fn share(&mut self) {
+        for (origin, rows) in self.origins.iter().zip(&mut self.shared) {
+            rows.iter_mut().for_each(|row| row.fill(0));
+            for open in origin.open.values() {
+                rows[open.place.node][open.model] += 1;
+            }
         }
     }
 
