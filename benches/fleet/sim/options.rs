@@ -18,6 +18,7 @@ const USAGE: &str = "usage: cargo bench --bench fleet -- [OPTIONS]
   --fault slow|blackhole  the fastest node is slow for 15 or gone for 5 minutes
   --hours H               simulated (2); the first ten minutes are dropped
   --only NAME,NAME        only these policies
+  --choose-cost           alone: what one choice costs
   --json                  one JSON object in the last line";
 
 #[derive(Debug)]
