@@ -4,7 +4,7 @@
 //! tickets, one per request that may run, held to the end of its body. A [`Gate`] turns the words
 //! of [`balance::Queue`](crate::balance::Queue) into deeds: it wakes who may start, sends away
 //! who is refused, and makes the loads. A load belongs to the gate: a caller that leaves never
-//! aborts it, as Ollama would. A [`trial`] is a generation of its own, made to learn how fast an
+//! aborts it, as Ollama would. A [`trial()`] is a generation of its own, made to learn how fast an
 //! engine is. Nothing here reads a request's body or answers a client.
 
 mod ask;
