@@ -8,7 +8,6 @@ from lab import case, check, ctl, equal, generate, wait
 
 
 def advertise():
-    ctl("exec", "gpu", "sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1", ok=False)
     ctl("changed")
     ctl("ts", "gpu", "set", "--advertise-exit-node")
     nodes = json.loads(ctl("hs", "nodes", "list", "-o", "json").stdout)
