@@ -13,7 +13,7 @@ STRANGER = {"to": ADDRESS["nas"]}
 def patient(call):
     """tailscaled now and then refuses a connection whose loopback port it has not let go of since the last one ("already
     registered"). Nothing reached tailherd then, and nothing is said about it; so it is tried again."""
-    for _ in range(5):
+    for _ in range(40):
         try:
             return call()
         except ConnectionRefusedError:
