@@ -107,21 +107,14 @@ mod tests {
 
     use super::*;
     use crate::trust::{Bounds, ByHand, Own};
-    use crate::types::{ControlId, NodeName, Principal, PublicKey};
+    use crate::types::{ControlId, PublicKey};
 
     const NOW: Wall = Wall(1_800_000_000);
 
     fn trust(folder: &Path) -> Trust {
         let trust = Trust::open(Some(folder), Bounds::default());
         let control = ControlId("home".into());
-        let own = Own {
-            stable: "n1".to_owned(),
-            created: String::new(),
-            name: NodeName::from_dns("laptop"),
-            principal: Principal::User { control: control.clone(), id: 1, login: "a@x".into() },
-            node_key: String::new(),
-            addrs: Vec::new(),
-        };
+        let own = Own::laptop(&control);
         trust.enter(&control, &own, None, "", NOW);
         trust
     }

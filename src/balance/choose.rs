@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use rand::Rng;
 
+use super::rates::USUAL_LENGTH;
 use crate::types::Moment;
 
 /// Scores up to this much above the best count as equal: the predictions are no better.
@@ -19,15 +20,13 @@ const NEAR_SECONDS: f64 = 0.05;
 /// Part of a load that is added as its cost to others (they wait behind it). In the simulation
 /// 0.2 to 0.5 are alike at a usual load; more is worse in large fleets, less in idle ones.
 const LOAD_COST: f64 = 0.35;
-/// What a load takes beside reading the weights.
-const LOAD_START: f64 = 0.8;
+/// What a load takes beside reading the weights, in seconds.
+pub const LOAD_START: f64 = 0.8;
 /// Part of a prompt that is left to read where the session's last request ran: the rest is still
 /// in the engine's prefix cache. So a session is worth at most the reading it saves.
 const SESSION_PROMPT: f64 = 0.1;
 /// A prompt is never quicker to read than this many tokens.
 const LEAST_PROMPT: f64 = 60.0;
-/// Answer length where none was ever seen.
-const USUAL_OUTPUT: f64 = 200.0;
 /// Speeds of a node that was never measured, for a model of [`PRIOR_SIZE`] bytes.
 const PRIOR_PREFILL: f64 = 300.0;
 const PRIOR_DECODE: f64 = 25.0;
@@ -231,7 +230,7 @@ pub fn score(c: &Candidate, ask: &Ask, now: Moment) -> Terms {
     let decode_rate = rate(c.decode, prior_decode);
     let load_rate = rate(c.load_rate, PRIOR_LOAD_RATE);
 
-    let usual = rate(c.out_tokens, USUAL_OUTPUT);
+    let usual = rate(c.out_tokens, USUAL_LENGTH);
     let output = ask.max_output.map_or(usual, |most| usual.min(most as f64));
 
     let slots = c.slots.max(1);

@@ -12,6 +12,6 @@ pub mod queue;
 pub mod rates;
 mod rest;
 
-pub use choose::{Ask, Candidate, Choice, Pick, Terms, choose, score};
+pub use choose::{Ask, Candidate, Choice, LOAD_START, Pick, Terms, choose, score};
 pub use queue::Queue;
 pub use rest::rest;

@@ -15,7 +15,7 @@
 
 use std::time::Duration;
 
-use super::choose::SHARING;
+use super::choose::{LOAD_START, SHARING};
 
 /// Weight of a whole new sample of a speed: follows a card that throttles in about 8 answers.
 pub const SPEED: f64 = 0.25;
@@ -40,8 +40,6 @@ const SEEN: f64 = 0.5;
 const GUESSED: f64 = 0.25;
 /// Tokens that have to have come before an answer that was broken off teaches anything.
 const CANCELLED: u64 = 32;
-/// What a load takes beside reading the weights.
-const LOAD_START: Duration = Duration::from_millis(800);
 /// An estimate from an earlier run loses half of its trust in this time.
 const HALF_LIFE: f64 = 24.0 * 3600.0;
 
@@ -217,7 +215,7 @@ pub fn length(reply: &Reply, usual: f64) -> Option<Sample> {
 pub fn load(bytes: u64, took: Duration) -> Option<Sample> {
     // Small models say how long an engine takes to start, and nothing of its disk.
     let trust = ramp(bytes as f64, 5e8);
-    let time = took.saturating_sub(LOAD_START).as_secs_f64().max(0.05);
+    let time = (took.as_secs_f64() - LOAD_START).max(0.05);
     Sample::new(bytes as f64 / time, trust, &BYTES)
 }
 

@@ -358,7 +358,7 @@ mod tests {
     use crate::net::lan::{Gateway, Kind, LanLink};
     use crate::telemetry::Clock;
     use crate::trust::{Bounds, ByHand, Own};
-    use crate::types::{ControlId, NodeName, Principal, Verb};
+    use crate::types::{ControlId, Verb};
 
     const NOW: Wall = Wall(1_795_262_400);
 
@@ -378,14 +378,7 @@ mod tests {
     /// The task of a node with a key, before it runs.
     fn links() -> Links {
         let control = ControlId("home".into());
-        let own = Own {
-            stable: "n1".to_owned(),
-            created: String::new(),
-            name: NodeName::from_dns("laptop"),
-            principal: Principal::User { control: control.clone(), id: 1, login: "a@x".into() },
-            node_key: String::new(),
-            addrs: Vec::new(),
-        };
+        let own = Own::laptop(&control);
         let trust = Trust::open(None, Bounds { ports: vec![11436], ..Bounds::default() });
         trust.enter(&control, &own, Some(1), "https://c", wall());
         let directory = DirectoryConfig {

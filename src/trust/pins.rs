@@ -197,6 +197,21 @@ pub struct Own {
     pub addrs: Vec<IpAddr>,
 }
 
+#[cfg(test)]
+impl Own {
+    /// One for tests that are about something else.
+    pub(crate) fn laptop(control: &ControlId) -> Own {
+        Own {
+            stable: "n1".to_owned(),
+            created: String::new(),
+            name: NodeName::from_dns("laptop"),
+            principal: Principal::User { control: control.clone(), id: 1, login: "a@x".into() },
+            node_key: String::new(),
+            addrs: Vec::new(),
+        }
+    }
+}
+
 /// How long a pin lives without the tailnet, and which ports the packet filter is asked about.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Bounds {

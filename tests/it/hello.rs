@@ -13,7 +13,7 @@ use tailherd::demo::node::NodeSpec;
 use tailherd::demo::tailscaled::Owner;
 use tailherd::trust::keys::Ring;
 
-use crate::eve::{CONTENT_TYPE, Eve, now};
+use crate::eve::{Answering, CONTENT_TYPE, Eve, now};
 use crate::world::{World, engine, me, ms, until};
 
 /// A device without the program.
@@ -52,6 +52,16 @@ pub(crate) async fn state(world: &World, at: &str, name: &str) -> String {
 pub(crate) async fn becomes(world: &World, at: &str, name: &str, want: &str) {
     let so = until(async || state(world, at, name).await == want).await;
     assert!(so, "{name} is never {want}: {:?}", pins(world, at).await);
+}
+
+impl Eve<'_> {
+    /// Says hello to the desk until it holds a live pin of this device, whose answers go on.
+    pub(crate) async fn gets_pinned(&self, world: &World, name: &str) -> Answering {
+        let answering = self.answers(self.truth("desk").await).await;
+        self.hello(world.node("desk"), &self.truth("desk").await).await;
+        becomes(world, "desk", name, "live").await;
+        answering
+    }
 }
 
 /// Waits until the desk has entered its tailnet: before that it refuses whoever comes.
@@ -133,9 +143,7 @@ async fn a_key_that_only_came_in_waits_until_its_node_answers_with_it() {
     assert_eq!(said.json()["holds"], Value::Null, "nothing is held yet");
     tokio::time::sleep(ms(700)).await;
     assert_eq!(state(&world, "desk", "eve").await, "waits");
-    let answering = eve.answers(eve.truth("desk").await).await;
-    eve.hello(desk, &eve.truth("desk").await).await;
-    becomes(&world, "desk", "eve", "live").await;
+    let answering = eve.gets_pinned(&world, "eve").await;
     assert!(answering.count() > 0);
     let said = eve.hello(desk, &eve.truth("desk").await).await;
     assert_eq!(said.json()["holds"], eve.ring.current().to_string());
@@ -146,9 +154,7 @@ async fn a_key_that_another_node_is_pinned_by_is_refused_and_shown() {
     let world = desk().await;
     ready(&world).await;
     let (desk, eve) = (world.node("desk"), Eve::new(world.node("eve")));
-    let _answering = eve.answers(eve.truth("desk").await).await;
-    eve.hello(desk, &eve.truth("desk").await).await;
-    becomes(&world, "desk", "eve", "live").await;
+    let _answering = eve.gets_pinned(&world, "eve").await;
     let mut mallory = Eve::new(world.node("mallory"));
     mallory.ring = eve.ring.clone();
     let refused = mallory.hello(desk, &mallory.truth("desk").await).await;
@@ -164,9 +170,7 @@ async fn another_key_than_the_pinned_one_does_not_take_its_place() {
     let world = desk().await;
     ready(&world).await;
     let (desk, mut eve) = (world.node("desk"), Eve::new(world.node("eve")));
-    let answering = eve.answers(eve.truth("desk").await).await;
-    eve.hello(desk, &eve.truth("desk").await).await;
-    becomes(&world, "desk", "eve", "live").await;
+    let answering = eve.gets_pinned(&world, "eve").await;
     let pinned = pin(&world, "desk", "eve").await.unwrap().key;
     drop(answering);
     eve.ring = Ring::new(now()).unwrap();
@@ -190,9 +194,7 @@ async fn a_key_that_the_pinned_one_signed_takes_its_place() {
     let world = desk().await;
     ready(&world).await;
     let (desk, mut eve) = (world.node("desk"), Eve::new(world.node("eve")));
-    let answering = eve.answers(eve.truth("desk").await).await;
-    eve.hello(desk, &eve.truth("desk").await).await;
-    becomes(&world, "desk", "eve", "live").await;
+    let answering = eve.gets_pinned(&world, "eve").await;
     drop(answering);
     eve.ring.rotate(now()).unwrap();
     let said = eve.hello(desk, &eve.truth("desk").await).await;
@@ -283,9 +285,7 @@ async fn only_a_device_of_the_same_owner_says_who_left() {
     let eves: Vec<Eve<'_>> = names.iter().map(|n| Eve::new(world.node(n))).collect();
     let mut answering = Vec::new();
     for (eve, name) in eves.iter().zip(names) {
-        answering.push(eve.answers(eve.truth("desk").await).await);
-        eve.hello(desk, &eve.truth("desk").await).await;
-        becomes(&world, "desk", name, "live").await;
+        answering.push(eve.gets_pinned(&world, name).await);
     }
     let (eve, mallory, robot) = (&eves[0], &eves[1], &eves[2]);
     let truth = mallory.truth("desk").await;
@@ -316,9 +316,7 @@ async fn a_forgotten_pin_is_gone_at_once() {
     let world = desk().await;
     ready(&world).await;
     let (desk, eve) = (world.node("desk"), Eve::new(world.node("eve")));
-    let answering = eve.answers(eve.truth("desk").await).await;
-    eve.hello(desk, &eve.truth("desk").await).await;
-    becomes(&world, "desk", "eve", "live").await;
+    let answering = eve.gets_pinned(&world, "eve").await;
     drop(answering);
     let said = desk.obey(Wish::TrustForget("eve".to_owned())).await;
     assert!(matches!(said, Some(Said::Done(_))), "{said:?}");

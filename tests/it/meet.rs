@@ -14,7 +14,7 @@ use tailherd::types::PublicKey;
 use tokio::io::AsyncReadExt as _;
 
 use crate::eve::{Answering, CONTENT_TYPE, Eve, now};
-use crate::hello::{becomes, plain, ready, state};
+use crate::hello::{plain, ready, state};
 use crate::world::{World, count, engine, me, ms, until};
 
 /// A desk that runs the program, and two devices that do not, of one person on one network.
@@ -36,9 +36,7 @@ async fn home() -> World {
 /// Eve with a live pin, and the desk's key.
 async fn pinned<'a>(world: &'a World, name: &str) -> (Eve<'a>, PublicKey, Answering) {
     let (desk, eve) = (world.node("desk"), Eve::new(world.node(name)));
-    let answering = eve.answers(eve.truth("desk").await).await;
-    eve.hello(desk, &eve.truth("desk").await).await;
-    becomes(world, "desk", name, "live").await;
+    let answering = eve.gets_pinned(world, name).await;
     let listens = until(async || !desk.lan().unwrap().listens().is_empty()).await;
     assert!(listens, "the desk never listens on the local network");
     (eve.clone(), eve.key_of(desk).await, answering)

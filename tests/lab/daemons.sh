@@ -86,14 +86,14 @@ restore() { # back to what `remember` kept, if something was changed since
   local n d=$LAB_DIR/coord
   [[ -e $LAB_DIR/changed ]] || return 0
   for n in $NODES; do stop_pid "$LAB_DIR/$n/tailscaled.pid"; done
-  stop_pid "$d/pid"; stop_pid "$LAB_DIR/work/pid"; rm -rf "$LAB_DIR/work"
+  stop_pid "$d/pid"; stop_pid "$LAB_DIR/second/pid"; rm -rf "$LAB_DIR/second"
   rm -f "$d"/db.sqlite*; cp "$d/db.kept" "$d/db.sqlite"
   for n in $NODES; do rm -rf "$LAB_DIR/$n/state"; cp -a "$LAB_DIR/$n/state.kept" "$LAB_DIR/$n/state"; done
   rm "$LAB_DIR/changed"
 }
 # A second coordinator, another person's or a firm's: nobody is in its tailnet but who goes there.
 work() { # work NODE: logs the node in there, too, and switches to it; the login of before is kept
-  local d=$LAB_DIR/work n=$1 key
+  local d=$LAB_DIR/second n=$1 key
   changed
   if ! alive "$d/pid"; then
     mkdir -p "$d"

@@ -74,6 +74,17 @@ def sock(node, uid=None, kind=socket.SOCK_STREAM, family=socket.AF_INET, proto=0
     return s
 
 
+def plain_connect(node, other):
+    """The control of what is bound to the tailnet's device: tries the other's mesh port by a socket bound to nothing."""
+    s = sock(node)
+    s.settimeout(0.5)
+    try:
+        s.connect((ADDRESS[other], MESH))
+    except OSError:
+        pass
+    s.close()
+
+
 class Answer:
     """A whole answer: status, headers (lower case names), body as bytes, seconds to the head and to the end."""
 

@@ -78,7 +78,7 @@ down() {
   for n in $NODES; do
     stop_pid "$LAB_DIR/$n/tailherd.pid"; stop_pid "$LAB_DIR/$n/ollama.pid"; stop_pid "$LAB_DIR/$n/tailscaled.pid" KILL
   done
-  stop_pid "$LAB_DIR/coord/pid" KILL; stop_pid "$LAB_DIR/work/pid" KILL
+  stop_pid "$LAB_DIR/coord/pid" KILL; stop_pid "$LAB_DIR/second/pid" KILL
   for n in $NODES; do stop_pid "$LAB_DIR/$n/holder.pid" KILL; done
   net_down
 }

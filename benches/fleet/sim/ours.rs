@@ -1,7 +1,7 @@
 //! The product's choice, wait budget and moves, fed with what one of its sidecars would know.
 
 use tailherd::balance::moves::{self, Silent, Waiting};
-use tailherd::balance::{self, Ask, Candidate, Choice};
+use tailherd::balance::{self, Ask, Candidate, Choice, LOAD_START};
 use tailherd::types::Class;
 
 use super::fleet::Lengths;
@@ -10,8 +10,7 @@ use super::world::{Event, Place, World};
 
 /// A report older than this is not believed, unless they come this seldom.
 const BELIEVED: f64 = 10.0;
-/// What a load takes beside reading the weights, and bytes of them a second where not known.
-const LOAD_START: f64 = 0.8;
+/// Bytes of weights a second where not known.
 const LOAD_RATE: f64 = 1e9;
 
 impl World<'_> {
