@@ -22,6 +22,7 @@ mod plan;
 mod question;
 mod relay;
 mod replay;
+mod rest;
 mod serve;
 mod stack;
 #[cfg(test)]

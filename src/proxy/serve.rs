@@ -17,7 +17,7 @@ use crate::api::ending::Ending;
 use crate::balance::prefix::Print;
 use crate::balance::{self, Choice};
 use crate::config::Config;
-use crate::directory::{Look, Need, Offer, candidates};
+use crate::directory::{Need, Offer, candidates};
 use crate::net::Body;
 use crate::telemetry::events::Finished;
 use crate::types::{Api, Capabilities, EngineKind, NodeKind, Op, Outcome};
@@ -28,6 +28,7 @@ use super::error::{self, Failure};
 use super::finish::{Finish, Lesson};
 use super::plan::{self, Plan};
 use super::relay::{Idle, Relay};
+use super::rest;
 use super::told;
 use super::{Proxy, Running};
 
@@ -84,14 +85,14 @@ pub(crate) async fn serve(
         );
         match attempt(px, ask, offer, others).await {
             Ok(accepted) => {
-                note_success(px, offer);
+                rest::succeeded(px, offer);
                 let attempts = tried.log.len() as u32 + 1;
                 let explain =
                     ask.asked.wishes.explain.then(|| explain(&plan.offers, &need, &wants, now));
                 return Ok(respond(px, ask, offer, accepted, arrived, attempts, explain, running));
             }
             Err(fail) => {
-                note_failure(px, config, offer, &fail);
+                rest::failed(px, config, offer, &fail);
                 let again = tried.note(px, config, ask, pick.index, offer, fail);
                 if !again {
                     break;
@@ -221,34 +222,6 @@ fn need(ask: &Ask<'_>) -> Need {
         },
         client: ask.asked.client,
         bytes: ask.held.announced().unwrap_or_else(|| ask.held.read()),
-    }
-}
-
-fn note_success(px: &Proxy, offer: &Offer) {
-    let cell = &offer.cell;
-    if cell.failures.swap(0, std::sync::atomic::Ordering::Relaxed) > 0 {
-        tracing::info!(node = %offer.node.name, model = %offer.key, "answers again");
-        px.metrics.breaker(offer.node.name.as_str(), offer.key.short(), false);
-    }
-}
-
-/// Lets what failed rest, as the table of failures says.
-fn note_failure(px: &Proxy, config: &Config, offer: &Offer, fail: &Fail) {
-    use std::sync::atomic::Ordering::Relaxed;
-    let now = px.clock.now();
-    match fail.reason {
-        Reason::Busy => {
-            let rest = fail.retry_after.unwrap_or(px.timing.busy_rest);
-            offer.cell.rest(now + rest.min(Duration::from_secs(30)));
-        }
-        Reason::Engine | Reason::BadAnswer => {
-            let failures = offer.cell.failures.fetch_add(1, Relaxed) + 1;
-            offer.cell.rest(now + balance::rest(failures, &config.failover.cooldown));
-            px.metrics.breaker(offer.node.name.as_str(), offer.key.short(), true);
-        }
-        Reason::NotFound | Reason::Dialect => px.directory.look_at(&offer.node.id, Look::List),
-        // A path's health is its probes' business; a refusal and a full queue are no faults.
-        _ => {}
     }
 }
 
