@@ -63,21 +63,6 @@ impl Connections {
         }
         Some(Place(Arc::clone(self)))
     }
-
-    /// Serves one connection in a task of its own, if there is a place for it.
-    pub(super) fn serve<I, S, F>(self: &Arc<Self>, io: I, service: S)
-    where
-        I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-        S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible, Future = F>
-            + Clone
-            + Send
-            + 'static,
-        F: Future<Output = Result<Response<Body>, Infallible>> + Send + 'static,
-    {
-        if let Some(place) = self.place() {
-            place.serve(io, service);
-        }
-    }
 }
 
 /// A connection's place, until it is dropped.
@@ -226,7 +211,9 @@ mod tests {
             let body = Full::new(Bytes::from_static(b"here"));
             Ok::<_, Infallible>(Response::new(body.map_err(|n| match n {}).boxed_unsync()))
         });
-        connections.serve(theirs, service);
+        if let Some(place) = connections.place() {
+            place.serve(theirs, service);
+        }
         ours
     }
 

@@ -152,10 +152,11 @@ impl Doors {
         self.keep(async move {
             loop {
                 let (stream, local, remote) = listener.accept().await;
+                let Some(place) = doors.connections.place() else { continue };
                 let identity = doors.callers.connection(ListenerKind::Apps, local, remote);
                 let door = Door { kind: ListenerKind::Apps, local: Some(local) };
                 let who = Who::Connection(Arc::new(identity));
-                doors.connections.serve(stream, proxy::service(doors.proxy(), door, who));
+                place.serve(stream, proxy::service(doors.proxy(), door, who));
             }
         });
     }
@@ -165,9 +166,10 @@ impl Doors {
         self.keep(async move {
             loop {
                 let (stream, uid) = listener.accept().await;
+                let Some(place) = doors.connections.place() else { continue };
                 let door = Door { kind: ListenerKind::Apps, local: None };
                 let who = Who::Known(Arc::new(Caller::local(uid, None)));
-                doors.connections.serve(stream, proxy::service(doors.proxy(), door, who));
+                place.serve(stream, proxy::service(doors.proxy(), door, who));
             }
         });
     }
@@ -185,6 +187,7 @@ impl Doors {
         self.keep(async move {
             loop {
                 let (stream, local, remote) = listener.accept().await;
+                let Some(place) = doors.connections.place() else { continue };
                 let identity =
                     Arc::new(doors.callers.connection(ListenerKind::Admin, local, remote));
                 let admin = Arc::clone(&doors.admin);
@@ -199,7 +202,7 @@ impl Doors {
                         }
                     }
                 });
-                doors.connections.serve(stream, service);
+                place.serve(stream, service);
             }
         });
     }
@@ -258,10 +261,11 @@ impl Doors {
         self.keep(async move {
             while let Some(LanAccepted { io, key, local, remote }) = listeners.accept().await {
                 doors.router.mesh.came_from(&key, remote.ip());
+                let Some(place) = doors.connections.place() else { continue };
                 let identity = doors.callers.pinned(&doors.trust, key, local, remote);
                 let door = Door { kind: ListenerKind::Lan, local: Some(local) };
                 let service = doors.router.service(door, Arc::new(identity), Some(key));
-                doors.connections.serve(io, service);
+                place.serve(io, service);
             }
         });
     }

@@ -245,23 +245,8 @@ fn resolve(facts: &Tailnet, seen: Option<&Seen>, word: &str) -> anyhow::Result<(
         Some(Who::Tag(tag)) => Principal::Tags { control: control.clone(), set: [tag].into() },
         _ => bail!("no node `{word}` is in the tailnet (tailherd status --all)"),
     };
-    let node = TailnetNode {
-        id: NodeId::Tailnet { control, stable: "".into() },
-        name: NodeName::from_dns("nobody-yet"),
-        dns: String::new(),
-        principal,
-        shared: false,
-        addrs: Vec::new(),
-        os: String::new(),
-        online: false,
-        mobile: false,
-        created: String::new(),
-        key: String::new(),
-        expires: None,
-        expired: false,
-        current: None,
-        relay: String::new(),
-    };
+    let id = NodeId::Tailnet { control, stable: "".into() };
+    let node = TailnetNode::new(id, NodeName::from_dns("nobody-yet"), principal);
     Ok((format!("{word} (no such node is in the tailnet now)"), caller(&node, Arc::from([]))))
 }
 

@@ -368,22 +368,14 @@ mod tests {
     }
 
     fn peer(current: &str) -> TailnetNode {
+        let id = NodeId::Tailnet { control: control(), stable: "n1".into() };
+        let me = Principal::User { control: control(), id: 1, login: "me@x".into() };
         TailnetNode {
-            id: NodeId::Tailnet { control: control(), stable: "n1".into() },
-            name: NodeName::from_dns("desk"),
-            dns: String::new(),
-            principal: Principal::User { control: control(), id: 1, login: "me@x".into() },
-            shared: false,
             addrs: vec!["100.64.0.2".parse().unwrap()],
             os: "linux".into(),
             online: true,
-            mobile: false,
-            created: String::new(),
-            key: String::new(),
-            expires: None,
-            expired: false,
             current: current.parse().ok(),
-            relay: String::new(),
+            ..TailnetNode::new(id, NodeName::from_dns("desk"), me)
         }
     }
 

@@ -158,22 +158,15 @@ mod tests {
     }
 
     fn node(name: &str, principal: Principal, os: &str) -> TailnetNode {
+        let id = NodeId::Tailnet { control: control(), stable: format!("n-{name}").into() };
         TailnetNode {
-            id: NodeId::Tailnet { control: control(), stable: format!("n-{name}").into() },
-            name: NodeName::from_dns(name),
             dns: format!("{name}.x.ts.net"),
-            principal,
-            shared: false,
             addrs: vec!["100.64.0.9".parse().unwrap()],
             os: os.to_owned(),
             online: true,
             mobile: os == "iOS",
             created: "2026-01-01".to_owned(),
-            key: String::new(),
-            expires: None,
-            expired: false,
-            current: None,
-            relay: String::new(),
+            ..TailnetNode::new(id, NodeName::from_dns(name), principal)
         }
     }
 

@@ -184,21 +184,14 @@ fn own(me: &TailnetNode) -> Option<Own> {
 fn node(pin: &Pin) -> Option<TailnetNode> {
     pin.stable()?;
     Some(TailnetNode {
-        id: pin.node.clone(),
-        name: pin.name.clone(),
         dns: pin.dns.clone(),
-        principal: pin.principal.clone()?,
         shared: pin.shared,
         addrs: pin.tailnet.clone(),
-        os: String::new(),
-        online: false,
-        mobile: false,
         created: pin.created.clone(),
         key: pin.node_key.clone(),
         expires: pin.expires,
         expired: pin.expired,
-        current: None,
-        relay: String::new(),
+        ..TailnetNode::new(pin.node.clone(), pin.name.clone(), pin.principal.clone()?)
     })
 }
 
@@ -212,22 +205,14 @@ mod tests {
 
     fn home() -> TailnetView {
         let control = ControlId("home".into());
+        let id = NodeId::Tailnet { control: control.clone(), stable: "n1".into() };
+        let owner = Principal::User { control: control.clone(), id: 1, login: "a@x".into() };
         let me = TailnetNode {
-            id: NodeId::Tailnet { control: control.clone(), stable: "n1".into() },
-            name: NodeName::from_dns("laptop"),
             dns: "laptop.home.ts.net".to_owned(),
-            principal: Principal::User { control: control.clone(), id: 1, login: "a@x".into() },
-            shared: false,
-            addrs: Vec::new(),
-            os: String::new(),
             online: true,
-            mobile: false,
             created: "2026-01-01T00:00:00Z".to_owned(),
             key: "nodekey:1".to_owned(),
-            expires: None,
-            expired: false,
-            current: None,
-            relay: String::new(),
+            ..TailnetNode::new(id, NodeName::from_dns("laptop"), owner)
         };
         let control = Some(control);
         TailnetView { running: true, online: Some(true), me: Some(me), control, ..absent() }

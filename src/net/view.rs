@@ -97,6 +97,27 @@ pub struct TailnetNode {
 }
 
 impl TailnetNode {
+    /// A node of which nothing else is known: it has no address, and nobody says it is online.
+    pub fn new(id: NodeId, name: NodeName, principal: Principal) -> TailnetNode {
+        TailnetNode {
+            id,
+            name,
+            dns: String::new(),
+            principal,
+            shared: false,
+            addrs: Vec::new(),
+            os: String::new(),
+            online: false,
+            mobile: false,
+            created: String::new(),
+            key: String::new(),
+            expires: None,
+            expired: false,
+            current: None,
+            relay: String::new(),
+        }
+    }
+
     /// The same as pins are made from; `None` of what is no node of a tailnet.
     pub fn listed(&self) -> Option<ListedPeer<'_>> {
         let NodeId::Tailnet { stable, .. } = &self.id else { return None };

@@ -32,22 +32,13 @@ fn node_id(stable: &str) -> NodeId {
 }
 
 fn node(stable: &str, addrs: &[&str]) -> TailnetNode {
+    let lab = Principal::User { control: control(), id: 1, login: "lab".into() };
     TailnetNode {
-        id: node_id(stable),
-        name: NodeName::from_dns(stable),
         dns: format!("{stable}.lab.test"),
-        principal: Principal::User { control: control(), id: 1, login: "lab".into() },
-        shared: false,
         addrs: addrs.iter().map(|a| a.parse().unwrap()).collect(),
         os: "linux".to_owned(),
         online: true,
-        mobile: false,
-        created: String::new(),
-        key: String::new(),
-        expires: None,
-        expired: false,
-        current: None,
-        relay: String::new(),
+        ..TailnetNode::new(node_id(stable), NodeName::from_dns(stable), lab)
     }
 }
 
