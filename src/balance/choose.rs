@@ -190,7 +190,7 @@ pub fn choose(
 
     // Weighted draw in one pass: each newcomer replaces the one held with the chance that its
     // weight has in the sum so far.
-    let near = least * NEAR + NEAR_SECONDS;
+    let near = near(least);
     let (mut held, mut sum, mut among) = (None, 0.0, 0);
     let mut here = None;
     for c in candidates {
@@ -205,7 +205,7 @@ pub fn choose(
         if c.is_local && ask.prefer_local >= 1.0 && here.is_none() {
             here = Some((c.index, terms));
         }
-        let weight = 1.0 / terms.total.max(1e-3);
+        let weight = weight(terms.total);
         sum += weight;
         if held.is_none() || rng.random_range(0.0..sum) < weight {
             held = Some((c.index, terms));
@@ -215,6 +215,16 @@ pub fn choose(
         Some((index, terms)) => Choice::Send(Pick { index, terms, among }),
         None => Choice::Nobody,
     }
+}
+
+/// The longest time that still counts as equal to the least one.
+pub(super) fn near(least: f64) -> f64 {
+    least * NEAR + NEAR_SECONDS
+}
+
+/// What a near-equal's time weighs in the draw.
+pub(super) fn weight(total: f64) -> f64 {
+    1.0 / total.max(1e-3)
 }
 
 /// The predicted time of one candidate, taken apart. Every number it returns is finite.
@@ -298,7 +308,7 @@ fn unsaid_wait(c: &Candidate, slots: u32) -> f64 {
 }
 
 /// The order in which candidates are thought of at all, and the word for those behind.
-fn standing(c: &Candidate, ask: &Ask, now: Moment) -> (u8, &'static str) {
+pub(super) fn standing(c: &Candidate, ask: &Ask, now: Moment) -> (u8, &'static str) {
     let rests = c.rest_until.since(now) > Duration::ZERO;
     match () {
         () if !c.alive => (4, "dead"),

@@ -11,7 +11,9 @@ pub mod prefix;
 pub mod queue;
 pub mod rates;
 mod rest;
+mod verdict;
 
 pub use choose::{Ask, Candidate, Choice, LOAD_START, Pick, Terms, choose, score};
 pub use queue::Queue;
 pub use rest::rest;
+pub use verdict::{Verdict, verdicts};

@@ -74,6 +74,13 @@ pub struct Believed {
     pub wait: f64,
 }
 
+impl Heard {
+    /// How long ago it came.
+    pub fn age(&self, now: Moment) -> Duration {
+        now.since(self.at)
+    }
+}
+
 impl Reported {
     /// A row came: from the stream, or with an answer.
     pub(super) fn came(&self, row: &Row, wait: Duration, rtt: Duration, now: Moment) {

@@ -24,6 +24,7 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 mod union;
+pub mod weigh;
 pub mod writer;
 
 pub use candidates::Need;

@@ -13,6 +13,7 @@ use crate::balance::rates::{self, End, Reply, Sample};
 use crate::directory::{Cell, PathCell, Sent};
 use crate::gate;
 use crate::telemetry::events::{Events, Finished};
+use crate::telemetry::running::Place;
 use crate::telemetry::{Clock, RequestMeter};
 use crate::types::{ClientKind, Moment, Outcome};
 
@@ -51,6 +52,8 @@ pub(crate) struct Finish {
     pub(crate) events: Arc<Events>,
     /// The line for `/status`, filled in as the request goes.
     pub(crate) line: Option<Finished>,
+    /// Its row among those that run.
+    pub(crate) place: Place,
     /// What the answer may teach of its engine's speed.
     pub(crate) lesson: Option<Lesson>,
     /// Whether the answer comes piece by piece.
@@ -81,6 +84,7 @@ impl Finish {
             }
         }
         self.last_byte = Some(now);
+        self.place.streams(self.items);
     }
 
     /// The time since the last byte, or since the attempt began.
@@ -192,14 +196,16 @@ impl Drop for Finish {
         let took = now.since(self.arrived);
         let prompt = self.usage.prompt_tokens.unwrap_or(0);
         let output = self.usage.output_tokens.unwrap_or(self.items);
+        let said = self.usage.eval_ns.map(Duration::from_nanos);
+        let wrote = match (said.filter(|time| !time.is_zero()), self.stream()) {
+            (Some(time), _) => Some((output, time)),
+            // The first piece came at the end of the prompt.
+            (None, time) => time.map(|time| (output.saturating_sub(1), time)),
+        };
         if let Some(mut meter) = self.meter.take() {
             meter.tokens(prompt, output);
-            let said = self.usage.eval_ns.map(Duration::from_nanos);
-            match (said.filter(|time| !time.is_zero()), self.stream()) {
-                (Some(time), _) => meter.wrote(output, time),
-                // The first piece came at the end of the prompt.
-                (None, Some(time)) => meter.wrote(output.saturating_sub(1), time),
-                (None, None) => {}
+            if let Some((tokens, time)) = wrote {
+                meter.wrote(tokens, time);
             }
             meter.finish(outcome, took);
         }
@@ -211,7 +217,11 @@ impl Drop for Finish {
         line.outcome = outcome;
         line.took_ms = millis(took);
         line.ttft_ms = self.first_byte.map(|at| millis(at.since(self.arrived)));
+        line.prompt_tokens = self.usage.prompt_tokens;
         line.tokens = self.usage.output_tokens;
+        line.tokens_per_second = wrote
+            .filter(|(tokens, time)| *tokens > 0 && !time.is_zero())
+            .map(|(tokens, time)| tokens as f64 / time.as_secs_f64());
         self.events.finished(line);
     }
 }

@@ -15,6 +15,7 @@ mod ask;
 mod asked;
 mod attempt;
 mod error;
+mod explain;
 mod finish;
 mod gather;
 mod local;
@@ -49,6 +50,7 @@ use crate::directory::Directory;
 use crate::gate::Gates;
 use crate::net::{Body, Pool};
 use crate::telemetry::events::Finished;
+use crate::telemetry::running::{self, Place};
 use crate::telemetry::{Clock, Events, Metrics, RequestMeter, plain};
 use crate::trust::{Access, Limits};
 use crate::types::{Caller, EngineKind, ListenerKind, ModelKey, Op, Outcome, Timing, Verb, Verbs};
@@ -254,6 +256,8 @@ impl Proxy {
             seq: 0,
             at: std::time::SystemTime::now(),
             caller: asked.caller.label().into(),
+            from: asked.caller.node_name().into(),
+            client: asked.client,
             api: asked.route.api,
             op: asked.route.op,
             model: model.into(),
@@ -261,10 +265,28 @@ impl Proxy {
             wait_ms: None,
             ttft_ms: None,
             took_ms: 0,
+            prompt_tokens: None,
             tokens: None,
+            tokens_per_second: None,
             attempts: 0,
+            moves: 0,
+            refusals: 0,
+            why: "".into(),
             outcome: Outcome::Done,
         }
+    }
+
+    /// The request is shown as one that runs, until what is returned is dropped.
+    fn begins(&self, asked: &Asked, model: &str) -> Place {
+        self.events.begins(running::Running {
+            since: std::time::SystemTime::now(),
+            caller: asked.caller.label().into(),
+            from: asked.caller.node_name().into(),
+            client: asked.client,
+            api: asked.route.api,
+            op: asked.route.op,
+            model: model.into(),
+        })
     }
 
     fn next_attempt_id(&self) -> String {

@@ -72,10 +72,11 @@ impl Relay {
 
     /// Passes one frame on.
     fn pass(&mut self, data: Bytes) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        self.ending.feed(&data);
         if let Some(finish) = self.finish.as_mut() {
+            finish.items = self.ending.items();
             finish.byte();
         }
-        self.ending.feed(&data);
         let data = match self.echo.as_mut() {
             Some(echo) => echo.feed(data),
             None => data,

@@ -17,9 +17,11 @@ use crate::api::ending::Ending;
 use crate::balance::prefix::Print;
 use crate::balance::{self, Choice};
 use crate::config::Config;
+use crate::directory::weigh::{self, Scales};
 use crate::directory::{Need, Offer, candidates};
 use crate::net::Body;
 use crate::telemetry::events::Finished;
+use crate::telemetry::running::Place;
 use crate::types::{Api, Capabilities, EngineKind, NodeKind, Op, Outcome};
 
 use super::ask::Ask;
@@ -29,8 +31,7 @@ use super::finish::{Finish, Lesson};
 use super::plan::{self, Plan};
 use super::relay::{Idle, Relay};
 use super::rest;
-use super::told;
-use super::{Proxy, Running};
+use super::{Proxy, Running, explain};
 
 /// What one request has tried.
 #[derive(Default)]
@@ -47,6 +48,8 @@ struct Tried {
     /// What this node's gate said, for another sidecar.
     refused: Option<&'static str>,
     used_engine: u32,
+    /// Why the last choice fell as it did.
+    why: String,
 }
 
 /// Serves `ask` from one of the plan's offers.
@@ -61,6 +64,7 @@ pub(crate) async fn serve(
     let arrived = px.clock.now();
     let wants = wants(ask, config);
     let need = need(ask);
+    let place = px.begins(ask.asked, ask.model.key.short());
     let mut tried = Tried::default();
     let mut numbers = Vec::with_capacity(plan.offers.len());
     loop {
@@ -83,13 +87,20 @@ pub(crate) async fn serve(
             request_id = %ask.asked.request_id, node = %offer.node.name, model = %offer.key,
             total = pick.terms.total, among = pick.among, "trying",
         );
+        let scales = Scales { offers: &plan.offers, need: &need, ask: &wants, now };
+        tried.why = weigh::reason(&scales, &numbers, &pick, plan.pinned.is_some());
+        explain::sent(&place, offer, &pick.terms);
+        let explained = ask
+            .asked
+            .wishes
+            .explain
+            .then(|| explain::header(&scales, pick.index, &tried.words(&plan.offers)));
         match attempt(px, ask, offer, others).await {
             Ok(accepted) => {
                 rest::succeeded(px, offer);
                 let attempts = tried.log.len() as u32 + 1;
-                let explain =
-                    ask.asked.wishes.explain.then(|| explain(&plan.offers, &need, &wants, now));
-                return Ok(respond(px, ask, offer, accepted, arrived, attempts, explain, running));
+                let told = Told { attempts, why: tried.reason(), explained, place };
+                return Ok(respond(px, ask, offer, accepted, arrived, told, running));
             }
             Err(fail) => {
                 rest::failed(px, config, offer, &fail);
@@ -104,6 +115,34 @@ pub(crate) async fn serve(
 }
 
 impl Tried {
+    /// What was tried, by its place in the plan, with a word each.
+    fn words(&self, offers: &[Arc<Offer>]) -> Vec<(usize, &'static str)> {
+        let word = |index: usize| {
+            let name = offers.get(index)?.node.name.as_str();
+            let (_, reason, _) = self.log.iter().rev().find(|l| l.0 == name)?;
+            Some((index, reason.label()))
+        };
+        self.out.iter().chain(&self.late).filter_map(|index| word(*index)).collect()
+    }
+
+    /// What became of the tries, if all failed.
+    fn failed(&self) -> String {
+        let words: Vec<String> = self
+            .log
+            .iter()
+            .map(|(node, reason, _)| format!("{node}: {}", reason.label()))
+            .collect();
+        words.join("; ")
+    }
+
+    /// Why the node that was asked last was asked.
+    fn reason(&self) -> String {
+        match self.log.last() {
+            Some((node, reason, _)) => format!("after {node}: {}; {}", reason.label(), self.why),
+            None => self.why.clone(),
+        }
+    }
+
     /// Writes a failure down. True if another try is allowed.
     fn note(
         &mut self,
@@ -160,6 +199,7 @@ impl Tried {
             attempts: u32::try_from(self.log.len()).unwrap_or(u32::MAX),
             took_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
             outcome: Outcome::UpstreamError,
+            why: self.failed().into(),
             ..px.line(ask.asked, ask.model.key.short())
         });
         let only = self.log.iter().all(|l| Some(&l.0) == self.log.first().map(|l| &l.0));
@@ -225,41 +265,27 @@ fn need(ask: &Ask<'_>) -> Need {
     }
 }
 
-fn explain(
-    offers: &[Arc<Offer>],
-    need: &Need,
-    wants: &balance::Ask,
-    now: crate::types::Moment,
-) -> String {
-    let mut numbers = Vec::new();
-    candidates::of(offers, need, now, &mut numbers);
-    let rows: Vec<serde_json::Value> = numbers
-        .iter()
-        .filter_map(|c| {
-            let offer = offers.get(c.index)?;
-            let t = balance::score(c, wants, now);
-            Some(serde_json::json!({
-                "node": offer.node.name.as_str(), "total": t.total, "rtt": t.rtt, "upload": t.upload, "wait": t.wait,
-                "load": t.load, "loadCost": t.load_cost, "prefill": t.prefill,
-                "decode": t.decode, "behind": t.behind,
-            }))
-        })
-        .collect();
-    serde_json::Value::Array(rows).to_string()
+/// What is told of a request beside its answer.
+struct Told {
+    attempts: u32,
+    /// Why that node.
+    why: String,
+    /// For `x-tailherd-explain`, if it was asked for.
+    explained: Option<HeaderValue>,
+    place: Place,
 }
 
 /// Turns an accepted attempt into the client's response.
-#[expect(clippy::too_many_arguments, reason = "one call site; each is a different thing")]
 fn respond(
     px: &Arc<Proxy>,
     ask: &Ask<'_>,
     offer: &Arc<Offer>,
     accepted: Accepted,
     arrived: crate::types::Moment,
-    attempts: u32,
-    explain: Option<String>,
+    told: Told,
     running: Running,
 ) -> Response<Body> {
+    let Told { attempts, why, explained, place } = told;
     let Accepted { head, first, body, inflight, ticket, path, started, waited } = accepted;
     let asked = ask.asked;
     let kind = head.headers.get(CONTENT_TYPE).and_then(|v| v.to_str().ok());
@@ -284,6 +310,7 @@ fn respond(
             node: offer.node.name.as_str().into(),
             wait_ms: here.then(|| u64::try_from(waited.as_millis()).unwrap_or(u64::MAX)),
             attempts,
+            why: why.into(),
             ..px.line(asked, offer.key.short())
         }),
         lesson: (head.status.is_success() && asked.route.op.is_inference())
@@ -292,6 +319,7 @@ fn respond(
         usage: crate::api::ending::Usage::default(),
         items: 0,
         outcome: None,
+        place,
         _running: running,
     };
     let idle = Idle { limit: px.timing.idle_after_first_byte, dead: px.timing.probe_limit };
@@ -302,12 +330,12 @@ fn respond(
         response.headers_mut().remove(CONTENT_LENGTH);
     }
     if asked.is_mesh() && here {
-        told::tell(px, offer, response.headers_mut());
+        super::told::tell(px, offer, response.headers_mut());
     }
     let who = format!("{}/{}", offer.node.name, offer.endpoint.kind.label());
     served_by(&mut response, &who, attempts as usize);
-    if let Some(text) = explain.and_then(|t| HeaderValue::from_str(&t).ok()) {
-        response.headers_mut().insert("x-tailherd-explain", text);
+    if let Some(explained) = explained {
+        response.headers_mut().insert(explain::HEADER, explained);
     }
     response
 }

@@ -5,13 +5,14 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
 use serde::{Serialize, Serializer};
+use tokio::sync::watch;
 
-use crate::types::{Api, Op, Outcome};
+use super::running::{Place, Running, Under};
+use crate::types::{Api, ClientKind, Op, Outcome};
 
 /// How many finished requests, and how many notes, are kept.
 pub const KEPT: usize = 200;
@@ -27,6 +28,10 @@ pub struct Finished {
     pub at: SystemTime,
     /// Who asked: `local` or a principal.
     pub caller: Arc<str>,
+    /// The node it came from; empty for a program on this one.
+    pub from: Arc<str>,
+    /// Which kind of program asked, as far as it says.
+    pub client: ClientKind,
     /// The dialect.
     #[serde(serialize_with = "api")]
     pub api: Api,
@@ -43,10 +48,20 @@ pub struct Finished {
     pub ttft_ms: Option<u64>,
     /// Milliseconds in all.
     pub took_ms: u64,
+    /// Prompt tokens, if the engine said.
+    pub prompt_tokens: Option<u64>,
     /// Answer tokens, if the engine said.
     pub tokens: Option<u64>,
+    /// Answer tokens a second: the engine's own number, else as the pieces came.
+    pub tokens_per_second: Option<f64>,
     /// How many tries it took.
     pub attempts: u32,
+    /// How often it was taken from a queue to stand in another.
+    pub moves: u32,
+    /// How often a node refused it before any work.
+    pub refusals: u32,
+    /// Why that node, in a few words.
+    pub why: Arc<str>,
     /// How it ended.
     #[serde(serialize_with = "outcome")]
     pub outcome: Outcome,
@@ -65,12 +80,20 @@ pub struct Note {
     pub text: String,
 }
 
-/// The rings.
+/// The rings, and what runs now.
 #[derive(Debug, Default)]
 pub struct Events {
-    seq: AtomicU64,
-    finished: Mutex<VecDeque<Arc<Finished>>>,
+    finished: Mutex<Requests>,
     notes: Mutex<VecDeque<Arc<Note>>>,
+    under: Arc<Under>,
+    /// The number of the last request that ended.
+    last: watch::Sender<u64>,
+}
+
+#[derive(Debug, Default)]
+struct Requests {
+    last: u64,
+    ring: VecDeque<Arc<Finished>>,
 }
 
 impl Events {
@@ -81,18 +104,49 @@ impl Events {
 
     /// A request ended. Its `seq` is set here.
     pub fn finished(&self, mut finished: Finished) {
-        finished.seq = self.seq.fetch_add(1, Relaxed) + 1;
-        push(&self.finished, finished);
+        let last = {
+            // One lock for number and place: a follower takes what is after a number.
+            let mut requests = self.finished.lock();
+            requests.last += 1;
+            finished.seq = requests.last;
+            push(&mut requests.ring, finished);
+            requests.last
+        };
+        self.last.send_if_modified(|was| {
+            let newer = *was < last;
+            *was = last.max(*was);
+            newer
+        });
+    }
+
+    /// A request is under way, until what is returned is dropped.
+    pub fn begins(&self, running: Running) -> Place {
+        Under::begins(&self.under, running)
     }
 
     /// Something happened.
     pub fn note(&self, kind: &'static str, text: impl Into<String>) {
-        push(&self.notes, Note { at: SystemTime::now(), kind, text: text.into() });
+        push(&mut self.notes.lock(), Note { at: SystemTime::now(), kind, text: text.into() });
     }
 
     /// The last requests, newest first.
     pub fn requests(&self) -> Vec<Arc<Finished>> {
-        self.finished.lock().iter().rev().cloned().collect()
+        self.finished.lock().ring.iter().rev().cloned().collect()
+    }
+
+    /// The kept requests that ended after that number, oldest first.
+    pub fn requests_after(&self, seq: u64) -> Vec<Arc<Finished>> {
+        self.finished.lock().ring.iter().filter(|line| line.seq > seq).cloned().collect()
+    }
+
+    /// The number of the last request that ended, and word of the next ones.
+    pub fn last(&self) -> watch::Receiver<u64> {
+        self.last.subscribe()
+    }
+
+    /// The requests that run, the longest first.
+    pub fn running(&self) -> Vec<serde_json::Value> {
+        self.under.shown(SystemTime::now())
     }
 
     /// The last notes, newest first.
@@ -101,8 +155,7 @@ impl Events {
     }
 }
 
-fn push<T>(ring: &Mutex<VecDeque<Arc<T>>>, item: T) {
-    let mut ring = ring.lock();
+fn push<T>(ring: &mut VecDeque<Arc<T>>, item: T) {
     if ring.len() == KEPT {
         ring.pop_front();
     }
@@ -158,6 +211,8 @@ mod tests {
             seq: 0,
             at: SystemTime::UNIX_EPOCH,
             caller: "local".into(),
+            from: "".into(),
+            client: ClientKind::Openclaw,
             api: Api::Ollama,
             op: Op::Chat,
             model: model.into(),
@@ -165,8 +220,13 @@ mod tests {
             wait_ms: None,
             ttft_ms: Some(12),
             took_ms: 340,
+            prompt_tokens: Some(300),
             tokens: Some(20),
+            tokens_per_second: Some(62.5),
             attempts: 2,
+            moves: 1,
+            refusals: 0,
+            why: "only node".into(),
             outcome: Outcome::Done,
         }
     }
@@ -185,12 +245,30 @@ mod tests {
     }
 
     #[test]
+    fn a_follower_gets_what_ended_after_what_it_has() {
+        let events = Events::new();
+        let mut last = events.last();
+        assert!(!last.has_changed().unwrap());
+        for model in ["a", "b", "c"] {
+            events.finished(finished(model));
+        }
+        assert_eq!((last.has_changed().unwrap(), *last.borrow_and_update()), (true, 3));
+        let after = |seq| -> Vec<String> {
+            events.requests_after(seq).iter().map(|line| line.model.to_string()).collect()
+        };
+        assert_eq!(
+            (after(0), after(2), after(3)),
+            (vec!["a".into(), "b".into(), "c".into()], vec!["c".into()], vec![])
+        );
+    }
+
+    #[test]
     fn a_row_speaks_the_words_of_status() {
         let events = Events::new();
         events.finished(finished("tiny"));
         assert_eq!(
             serde_json::to_string(&events.requests()[0]).unwrap(),
-            r#"{"seq":1,"at":"1970-01-01T00:00:00.000Z","caller":"local","api":"ollama","op":"chat","model":"tiny","node":"desk","waitMs":null,"ttftMs":12,"tookMs":340,"tokens":20,"attempts":2,"outcome":"done"}"#
+            r#"{"seq":1,"at":"1970-01-01T00:00:00.000Z","caller":"local","from":"","client":"openclaw","api":"ollama","op":"chat","model":"tiny","node":"desk","waitMs":null,"ttftMs":12,"tookMs":340,"promptTokens":300,"tokens":20,"tokensPerSecond":62.5,"attempts":2,"moves":1,"refusals":0,"why":"only node","outcome":"done"}"#
         );
     }
 

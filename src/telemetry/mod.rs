@@ -11,6 +11,7 @@ pub mod log;
 mod meter;
 pub mod metrics;
 mod plain;
+pub mod running;
 
 pub use clock::{Clock, wall};
 pub use events::Events;

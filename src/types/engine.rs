@@ -79,6 +79,19 @@ impl Capabilities {
         }
         c
     }
+
+    /// The words of what is set here and not in `has`.
+    pub fn lacking_in(&self, has: &Capabilities) -> Vec<&'static str> {
+        let all = [
+            (self.completion, has.completion, "completion"),
+            (self.tools, has.tools, "tools"),
+            (self.vision, has.vision, "vision"),
+            (self.thinking, has.thinking, "thinking"),
+            (self.embedding, has.embedding, "embedding"),
+            (self.insert, has.insert, "insert"),
+        ];
+        all.iter().filter(|(need, has, _)| *need && !has).map(|(_, _, word)| *word).collect()
+    }
 }
 
 /// All that makes Ollama restart its engine when it differs from one request to the next:

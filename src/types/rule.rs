@@ -244,6 +244,15 @@ impl Caller {
         }
     }
 
+    /// The node it came from, for showing; empty for a program on this machine.
+    pub fn node_name(&self) -> &str {
+        match &self.kind {
+            CallerKind::Local { .. } => "",
+            CallerKind::Node { name, .. } => name.as_str(),
+            CallerKind::Pin { name, .. } => name,
+        }
+    }
+
     /// A name for logs, metrics and fairness: `local` or the principal's.
     pub fn label(&self) -> String {
         match &self.kind {
