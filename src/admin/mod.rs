@@ -19,6 +19,7 @@ use tokio::sync::watch;
 use crate::api::browser;
 use crate::config::Config;
 use crate::directory::Directory;
+use crate::gate::Share;
 use crate::net::{Body, LanView, TailnetView, full};
 use crate::telemetry::{Clock, Events, Metrics};
 use crate::trust::{Granted, Trust};
@@ -46,6 +47,8 @@ pub struct Parts {
     pub tailnet: watch::Receiver<Arc<TailnetView>>,
     /// The local network.
     pub lan: watch::Receiver<Arc<LanView>>,
+    /// For whom this node works.
+    pub share: watch::Receiver<Share>,
 }
 
 /// The admin service.
@@ -122,6 +125,7 @@ impl Admin {
             trust: &self.parts.trust.view(),
             tailnet: &self.parts.tailnet.borrow().clone(),
             lan: &self.parts.lan.borrow().clone(),
+            share: &self.parts.share.borrow().clone(),
             wall: wall(),
             now: self.now(),
         };

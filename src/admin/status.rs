@@ -7,8 +7,9 @@ use std::time::{Duration, SystemTime};
 use serde_json::{Value, json};
 
 use super::pins::{self, words};
-use crate::config::{Config, ShareWhen};
+use crate::config::Config;
 use crate::directory::{Model, Node, Offer, Path, Snapshot};
+use crate::gate::Share;
 use crate::ladder;
 use crate::net::{LanView, TailnetView};
 use crate::telemetry::events::{Events, timestamp};
@@ -21,6 +22,7 @@ pub(super) struct Seen<'a> {
     pub(super) trust: &'a View,
     pub(super) tailnet: &'a TailnetView,
     pub(super) lan: &'a LanView,
+    pub(super) share: &'a Share,
     pub(super) wall: Wall,
     pub(super) now: Moment,
 }
@@ -74,7 +76,7 @@ pub(super) fn status(
             "since": snapshot.coordinator_up.is_some().then(|| wall(snapshot.coordinator_since)),
         },
         "lan": pins::lan(seen.lan),
-        "sharing": { "when": share(config.share.when), "accepting": "all", "why": "" },
+        "sharing": sharing(config, seen.share),
         "offline": config.offline,
         "listen": config.listen.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "peers": peers,
@@ -123,14 +125,17 @@ fn now_less(at: Moment) -> Duration {
     at.since(Moment::ZERO)
 }
 
-fn share(when: ShareWhen) -> &'static str {
-    match when {
-        ShareWhen::Auto => "auto",
-        ShareWhen::All => "all",
-        ShareWhen::Mine => "mine",
-        ShareWhen::None => "none",
-        ShareWhen::Idle => "idle",
-    }
+/// For whom this node works, why, and until when.
+fn sharing(config: &Config, share: &Share) -> Value {
+    let until = share.until.map(|at| timestamp(SystemTime::UNIX_EPOCH + Duration::from_secs(at.0)));
+    json!({
+        "when": config.share.when.label(),
+        "accepting": share.accepting.label(),
+        "why": &*share.why,
+        "until": until,
+        // What the configuration asks for and this machine does not say.
+        "notKnown": share.unknown,
+    })
 }
 
 fn state(up: bool) -> &'static str {

@@ -61,7 +61,8 @@ async fn mesh() -> Arc<Admin> {
         unknown: vec![("wlan0".to_owned(), "n1".into())],
         ..LanView::default()
     }));
-    Admin::new(Parts { directory, metrics, events, clock, config, trust, tailnet, lan })
+    let (_, share) = watch::channel(crate::gate::Share::default());
+    Admin::new(Parts { directory, metrics, events, clock, config, trust, tailnet, lan, share })
 }
 
 async fn answer(

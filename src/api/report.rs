@@ -10,6 +10,7 @@ use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
 
+pub use crate::types::Accepting;
 use crate::types::ModelKey;
 
 /// Where the stream is.
@@ -47,35 +48,6 @@ const MOST_CONTEXT: u64 = 1 << 27;
 const MOST_SPEED: f64 = 1e13;
 /// Longest time between two lines that may be announced.
 const MOST_PAUSE: u64 = 120 * 1000;
-
-/// For whom a node works.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Accepting {
-    /// For everybody whom its rules let in.
-    #[default]
-    All,
-    /// For devices of its owner.
-    Mine,
-    /// For nobody else. (A word of a newer version means that something is held back.)
-    #[serde(other)]
-    None,
-}
-
-impl Accepting {
-    /// The word in reports and status.
-    pub const fn label(self) -> &'static str {
-        match self {
-            Accepting::All => "all",
-            Accepting::Mine => "mine",
-            Accepting::None => "none",
-        }
-    }
-
-    fn is_all(&self) -> bool {
-        *self == Accepting::All
-    }
-}
 
 /// Whether a model is in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]

@@ -70,6 +70,17 @@ pub enum Wish {
     LanList,
     /// Forget local networks.
     LanForget(Which),
+    /// Take nothing from other nodes.
+    Pause {
+        /// For how many seconds; until it is taken back without.
+        seconds: Option<u64>,
+    },
+    /// Take nothing new from other nodes; what runs, ends.
+    Drain,
+    /// Take requests of other nodes again.
+    Resume,
+    /// Say for whom this node works, and what of others runs here.
+    Sharing,
     /// Read the configuration again.
     Reload,
 }
@@ -117,6 +128,24 @@ pub enum Said {
     Pins(Vec<PinRow>),
     /// What was asked for.
     Networks(Vec<NetworkRow>),
+    /// What was asked for.
+    Sharing(SharingRow),
+}
+
+/// For whom this node works, and what of others is here.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SharingRow {
+    /// `all`, `mine`, `none`.
+    pub accepting: String,
+    /// Why not for all; may be empty.
+    pub why: String,
+    /// Whether it is being drained.
+    pub draining: bool,
+    /// Requests of other nodes that run here.
+    pub running: usize,
+    /// Those that wait here.
+    pub waiting: usize,
 }
 
 /// A local network, as it is shown.
@@ -236,10 +265,8 @@ async fn answer(
         return Ok(failed(StatusCode::SERVICE_UNAVAILABLE, "tailherd is stopping"));
     }
     Ok(match wait.await {
-        Ok(said @ (Said::Done(_) | Said::Pins(_) | Said::Networks(_))) => {
-            response(StatusCode::OK, &said)
-        }
         Ok(said @ Said::Failed(_)) => response(StatusCode::CONFLICT, &said),
+        Ok(said) => response(StatusCode::OK, &said),
         Err(_) => failed(StatusCode::SERVICE_UNAVAILABLE, "tailherd is stopping"),
     })
 }

@@ -16,6 +16,7 @@ mod preload;
 mod reload;
 mod router;
 mod serve;
+mod sharing;
 mod state;
 mod wishes;
 
@@ -36,7 +37,7 @@ use crate::gate::{Gates, GatesConfig, OllamaLoader};
 use crate::mesh::{self, Hellos, Meets, Mesh};
 use crate::net::localapi;
 use crate::net::{
-    Callers, Connector, LanListeners, LanView, MeshListeners, Pool, Sockets, TailnetView,
+    Callers, Connector, LanListeners, LanView, MeshListeners, Pool, Sockets, TailnetView, Task,
 };
 use crate::probe::Probes;
 use crate::proxy::{self, Proxy};
@@ -47,6 +48,7 @@ use crate::types::{ListenerKind, NodeName, Timing};
 use connections::Connections;
 use doors::Doors;
 use router::Router;
+use sharing::Sharing;
 
 pub use networks::rows as network_rows;
 pub use pins::rows as pin_rows;
@@ -103,6 +105,7 @@ pub struct App {
     config: watch::Sender<Arc<Config>>,
     settings: Arc<ArcSwap<proxy::Settings>>,
     gates: Arc<Gates>,
+    sharing: Arc<Sharing>,
     draining: watch::Sender<bool>,
     drain: Duration,
     tasks: Mutex<Vec<tokio::task::JoinHandle<()>>>,
@@ -114,6 +117,7 @@ pub struct App {
     sockets: Sockets,
     lan: watch::Receiver<Arc<LanView>>,
     _sidecars: (Hellos, Meets),
+    _host: Option<Task>,
     _lock: Option<state::Lock>,
 }
 
@@ -206,6 +210,17 @@ impl App {
             own: Arc::clone(&own),
         });
 
+        let (_host, host) = sockets.follow_host();
+        let sharing = Sharing::open(sharing::Parts {
+            config: config_rx.clone(),
+            gates: Arc::clone(&gates),
+            sockets: sockets.clone(),
+            host,
+            events: Arc::clone(&events),
+            state: state.clone(),
+            every: timing.machine,
+        });
+
         let instance: Arc<str> = format!("{:032x}", rand::random::<u128>()).into();
         let admin = Admin::new(admin::Parts {
             directory: Arc::clone(&directory),
@@ -216,6 +231,7 @@ impl App {
             trust: trust.clone(),
             tailnet: view.clone(),
             lan: lan.clone(),
+            share: gates.share(),
         });
         let parts = mesh::Parts {
             directory: Arc::clone(&directory),
@@ -302,6 +318,7 @@ impl App {
                 clock,
                 idle: timing.measure,
             })),
+            tokio::spawn(Arc::clone(&sharing).keep()),
             tokio::spawn(pins::keep(trust.clone(), Arc::clone(&events), timing.save)),
         ];
         let ours = doors.own_addresses();
@@ -316,6 +333,7 @@ impl App {
             config: config_tx,
             settings,
             gates,
+            sharing,
             draining,
             drain: timing.drain,
             tasks: Mutex::new(tasks),
@@ -327,6 +345,7 @@ impl App {
             sockets,
             lan,
             _sidecars: (hellos, meets),
+            _host,
             _lock: lock,
         })
     }

@@ -24,6 +24,10 @@ impl App {
             Wish::LanAllow { seconds } => self.lan_allow(seconds).await,
             Wish::LanList => self.lan_list(),
             Wish::LanForget(which) => self.lan_forget(&which).await,
+            Wish::Pause { seconds } => self.sharing.pause(seconds.map(Duration::from_secs)).await,
+            Wish::Drain => self.sharing.drain().await,
+            Wish::Resume => self.sharing.resume().await,
+            Wish::Sharing => Said::Sharing(self.sharing.row()),
             Wish::Reload => Said::Failed("the configuration is read again by SIGHUP".to_owned()),
         }
     }

@@ -11,6 +11,7 @@ pub mod prefix;
 pub mod queue;
 pub mod rates;
 mod rest;
+pub mod sharing;
 mod verdict;
 
 pub use choose::{Ask, Candidate, Choice, LOAD_START, Pick, Terms, choose, score};

@@ -74,7 +74,7 @@ async fn list(json: bool, context: Context<'_>) -> Result<(), Failure> {
     let rows = match order::give(&*context.env, &Wish::LanList).await? {
         Some(Said::Networks(rows)) => rows,
         Some(Said::Done(text) | Said::Failed(text)) => return Err(anyhow!(text).into()),
-        Some(Said::Pins(_)) => return Err(order::another()),
+        Some(Said::Pins(_) | Said::Sharing(_)) => return Err(order::another()),
         None => {
             let (known, told) = Networks::open(Some(&config::state_dir(&*context.env)));
             if let Some(told) = told {

@@ -15,6 +15,7 @@ mod models;
 mod order;
 mod schema;
 mod serve;
+mod sharing;
 mod status;
 mod table;
 mod tailnet;
@@ -64,6 +65,12 @@ enum Command {
     Trust(trust::Args),
     /// Decide on which local networks this node may be used.
     Lan(lan::Args),
+    /// Take no requests of other nodes for a while. Those that run, end.
+    Pause(sharing::Pause),
+    /// Take requests of other nodes again, after `pause` or `drain`.
+    Resume,
+    /// Take nothing new from other nodes, and wait until what runs has ended.
+    Drain(sharing::Drain),
     /// Show a mesh of three devices in this process, an outage and a failover.
     Demo(demo::Args),
     /// Print the version.
@@ -159,6 +166,9 @@ fn dispatch(command: Command, context: Context<'_>) -> Result<(), Failure> {
         Command::Doctor(args) => runtime()?.block_on(doctor::run(args, context)),
         Command::Trust(args) => runtime()?.block_on(trust::run(args, context)),
         Command::Lan(args) => runtime()?.block_on(lan::run(args, context)),
+        Command::Pause(args) => runtime()?.block_on(sharing::pause(args, context)),
+        Command::Resume => runtime()?.block_on(sharing::resume(context)),
+        Command::Drain(args) => runtime()?.block_on(sharing::drain(args, context)),
         Command::Demo(args) => runtime()?.block_on(demo::run(args, context)),
         Command::Version => version::run(context),
     }
@@ -194,6 +204,19 @@ mod tests {
         assert!(code == 0 && out.contains("check"), "{out}");
         let (code, out, _) = tailherd(FixedEnv::default(), &["version"]);
         assert_eq!((code, out), (0, format!("tailherd {}\n", env!("CARGO_PKG_VERSION"))));
+    }
+
+    #[test]
+    fn an_order_to_nobody_fails_and_says_how_to_start_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let env = || FixedEnv::default().with("TAILHERD_STATE", folder.path().to_str().unwrap());
+        for args in [&["pause", "2h"][..], &["resume"], &["drain"]] {
+            let (code, out, err) = tailherd(env(), args);
+            assert_eq!((code, out.as_str()), (1, ""), "{args:?}");
+            assert!(err.contains("tailherd serve"), "{err}");
+        }
+        let (code, _, err) = tailherd(env(), &["pause", "soon"]);
+        assert!(code == 2 && err.contains("`soon` is not a duration"), "{err}");
     }
 
     #[test]

@@ -36,9 +36,15 @@ pub(super) async fn must(context: Context<'_>, wish: &Wish) -> Result<(), Failur
     match give(&*context.env, wish).await? {
         Some(Said::Done(what)) => Ok(writeln!(context.out, "{what}")?),
         Some(Said::Failed(why)) => Err(anyhow!(why).into()),
-        Some(Said::Pins(_) | Said::Networks(_)) => Err(another()),
-        None => Err(anyhow!("no tailherd runs here: start it, and say it again").into()),
+        Some(Said::Pins(_) | Said::Networks(_) | Said::Sharing(_)) => Err(another()),
+        None => Err(nobody()),
     }
+}
+
+/// There is nobody who could do it.
+pub(super) fn nobody() -> Failure {
+    let start = "start it (`tailherd serve`, or `systemctl start tailherd`) and say it again";
+    anyhow!("no tailherd runs here: {start}").into()
 }
 
 /// What was said answers nothing that was asked.

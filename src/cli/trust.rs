@@ -101,7 +101,7 @@ async fn list(json: bool, context: Context<'_>) -> Result<(), Failure> {
     let rows = match order::give(&*context.env, &Wish::TrustList).await? {
         Some(Said::Pins(rows)) => rows,
         Some(Said::Done(text) | Said::Failed(text)) => return Err(anyhow!(text).into()),
-        Some(Said::Networks(_)) => return Err(order::another()),
+        Some(Said::Networks(_) | Said::Sharing(_)) => return Err(order::another()),
         None => pin_rows(&saved(&context)?.view(), wall()),
     };
     if json {
@@ -139,7 +139,7 @@ fn print(said: Said, context: Context<'_>) -> Result<(), Failure> {
     match said {
         Said::Done(text) => Ok(writeln!(context.out, "{text}")?),
         Said::Failed(why) => Err(anyhow!(why).into()),
-        Said::Pins(_) | Said::Networks(_) => Err(order::another()),
+        Said::Pins(_) | Said::Networks(_) | Said::Sharing(_) => Err(order::another()),
     }
 }
 

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+pub use crate::types::ShareWhen;
 use crate::types::{Class, Verbs, Who};
 
 /// The configuration as run. Made only by [`super::parse`] and [`super::load`].
@@ -254,17 +255,6 @@ pub struct Share {
     pub metered: bool,
     /// Measure own speed once where it was never measured.
     pub self_measure: bool,
-}
-
-/// `share.when`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[expect(missing_docs, reason = "the words of the configuration")]
-pub enum ShareWhen {
-    Auto,
-    All,
-    Mine,
-    None,
-    Idle,
 }
 
 /// `share.loads`.

@@ -8,6 +8,7 @@
 pub mod client;
 pub mod engine;
 pub mod lan;
+pub mod machine;
 pub mod node;
 mod outage;
 pub mod tailscaled;

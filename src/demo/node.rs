@@ -17,6 +17,7 @@ use super::Error;
 use super::client::{Call, Stream};
 use super::engine::{Engine, EngineSpec};
 use super::lan::{Plug, Switch};
+use super::machine::Machine;
 use super::tailscaled::{Owner, Tailnet, Tailscaled};
 use crate::app::control::{Said, Wish};
 use crate::app::{App, Setup};
@@ -41,6 +42,8 @@ pub struct NodeSpec {
     pub sidecar: bool,
     /// The local network it is on, and its address there.
     pub lan: Option<(Switch, Ipv4Addr)>,
+    /// What it says of its battery, its clock and its use.
+    pub machine: Machine,
     /// In which folder its state folder is made; `None` = where temporary ones are.
     pub state_in: Option<PathBuf>,
     /// What its configuration says beyond where engine, socket and listeners are.
@@ -56,6 +59,7 @@ impl NodeSpec {
             engine,
             sidecar: true,
             lan: None,
+            machine: Machine::default(),
             state_in: None,
             config: json!({}),
         }
@@ -89,6 +93,7 @@ pub struct Node {
     pub daemon: Arc<Tailscaled>,
     engine: Option<Engine>,
     lan: Option<Plug>,
+    machine: Machine,
     sidecar: bool,
     app: Mutex<Option<App>>,
     bound: Bound,
@@ -125,6 +130,7 @@ impl Node {
             daemon,
             engine,
             lan: spec.lan.map(|(switch, addr)| switch.plug(addr, lan_daemon)),
+            machine: spec.machine,
             sidecar: spec.sidecar,
             app: Mutex::new(None),
             bound: Bound::default(),
@@ -209,6 +215,11 @@ impl Node {
         &self.config
     }
 
+    /// What it says of itself.
+    pub fn machine(&self) -> &Machine {
+        &self.machine
+    }
+
     /// Its place on the local network.
     pub fn lan(&self) -> Result<&Plug, Error> {
         self.lan.as_ref().ok_or_else(|| Error::step("lan", "the node is on no local network"))
@@ -262,7 +273,8 @@ impl Node {
         let (bound, daemon, owner) = (self.bound.clone(), self.daemon.clone(), self.daemon.clone());
         let (listens, sees) = (self.lan.clone(), self.lan.clone());
         let (reaches, comes) = (self.lan.clone(), self.lan.clone());
-        Sockets::real()
+        let sockets = self.machine.lend(Sockets::real());
+        sockets
             .placed(|_, _| SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))
             .on_bound(move |kind, wanted, actual| {
                 if kind == ListenerKind::Lan {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::LoadFail;
 use crate::balance::queue::{self, Target, Waiter, WaiterId, Why};
 use crate::directory::{Cell, Offer};
-use crate::types::{Capabilities, Class, Digest, LoadKey, ModelKey, NodeId};
+use crate::types::{Capabilities, Class, Digest, LoadKey, ModelKey, NodeId, Side};
 
 /// Bytes of weights a second, where no load was ever measured: a disk that is not new.
 const LOAD_RATE: f64 = 5e8;
@@ -32,6 +32,8 @@ pub struct Ask {
     pub cell: Arc<Cell>,
     /// The class.
     pub class: Class,
+    /// How near who asks is to this node's owner.
+    pub side: Side,
     /// On whose behalf: `local`, or the principal's label.
     pub principal: Arc<str>,
     /// `keep_alive` as the request has it, as JSON.
@@ -69,6 +71,7 @@ impl Ask {
             size: offer.size,
             cell: offer.cell.clone(),
             class: Class::Own,
+            side: Side::Here,
             principal: "local".into(),
             keep_alive: None,
             predicted,
@@ -125,6 +128,10 @@ pub enum Reason {
     Wait,
     /// Its model is not in memory, and it may not have it loaded.
     NotLoaded,
+    /// This node does not work for such callers now.
+    Paused,
+    /// The same, by a person's order to take nothing new.
+    Draining,
     /// Its model could not be loaded.
     Load(LoadFail),
 }
@@ -136,6 +143,8 @@ impl Reason {
             Reason::Full => Why::Full.label(),
             Reason::Wait => Why::Wait.label(),
             Reason::NotLoaded => Why::NotLoaded.label(),
+            Reason::Paused => "paused",
+            Reason::Draining => "draining",
             Reason::Load(_) => "load_failed",
         }
     }

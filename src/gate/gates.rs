@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::ask::load_time;
+use super::share::Used;
 use super::{Gate, GateConfig, Loader, Share, Told, weights_of};
 use crate::api::report::Row;
 use crate::balance::queue::Target;
@@ -26,6 +27,14 @@ pub struct GatesConfig {
     pub num_parallel: Option<u32>,
 }
 
+/// What the gates of one node share.
+pub(super) struct Shared {
+    /// Moved whenever something changed that a report tells.
+    pub(super) changes: Arc<watch::Sender<u64>>,
+    pub(super) share: watch::Receiver<Share>,
+    pub(super) used: Arc<Used>,
+}
+
 /// Makes what loads the models of an engine.
 type Loaders = Box<dyn Fn(&Endpoint) -> Arc<dyn Loader> + Send + Sync>;
 
@@ -38,6 +47,7 @@ pub struct Gates {
     loader: Loaders,
     changes: Arc<watch::Sender<u64>>,
     share: watch::Sender<Share>,
+    used: Arc<Used>,
     gates: Mutex<HashMap<EndpointId, (u32, Arc<Gate>)>>,
 }
 
@@ -57,6 +67,7 @@ impl Gates {
             loader: Box::new(loader),
             changes: Arc::default(),
             share: watch::Sender::default(),
+            used: Arc::default(),
             gates: Mutex::default(),
         })
     }
@@ -74,8 +85,12 @@ impl Gates {
                 queue: self.queue.load(Relaxed),
             };
             let loader = (self.loader)(endpoint);
-            let (metrics, changes) = (self.metrics.clone(), self.changes.clone());
-            (slots, Gate::telling(config, loader, self.clock, metrics, changes))
+            let node = Shared {
+                changes: self.changes.clone(),
+                share: self.share.subscribe(),
+                used: self.used.clone(),
+            };
+            (slots, Gate::of(config, loader, self.clock, self.metrics.clone(), node))
         });
         let changed = std::mem::replace(had, slots) != slots;
         let gate = gate.clone();
@@ -117,16 +132,33 @@ impl Gates {
         self.share.subscribe()
     }
 
-    /// Says for whom this node works from now on.
+    /// Says for whom this node works from now on. Whoever waits and is not let in any more is
+    /// sent away at once.
     pub fn share_with(&self, share: Share) {
-        self.share.send_if_modified(|now| std::mem::replace(now, share.clone()) != share);
+        if self.share.send_if_modified(|now| std::mem::replace(now, share.clone()) != share) {
+            self.all().iter().for_each(|gate| gate.heed());
+        }
+    }
+
+    /// For how long no program of this node has used its engines; `None` = none ever did.
+    pub fn unused_for(&self) -> Option<Duration> {
+        self.used.since(self.clock.now())
+    }
+
+    /// How many requests of other nodes run here, and how many wait.
+    pub fn of_others(&self) -> (usize, usize) {
+        let depths = self.all().into_iter().map(|gate| gate.of_others());
+        depths.fold((0, 0), |(r, w), (running, waiting)| (r + running, w + waiting))
+    }
+
+    fn all(&self) -> Vec<Arc<Gate>> {
+        self.gates.lock().values().map(|(_, gate)| gate.clone()).collect()
     }
 
     /// The requests of one sidecar that wait at this node, and how long each still will.
     pub fn waiting(&self, from: &NodeId) -> Vec<(Arc<str>, Duration)> {
-        let gates: Vec<Arc<Gate>> = self.gates.lock().values().map(|(_, g)| g.clone()).collect();
         let mut waiting = Vec::new();
-        gates.iter().for_each(|gate| gate.waiting(from, &mut waiting));
+        self.all().iter().for_each(|gate| gate.waiting(from, &mut waiting));
         waiting
     }
 

@@ -12,6 +12,7 @@ use crate::directory::{Cell, Endpoint};
 use crate::telemetry::{Clock, Metrics};
 use crate::types::{
     ApiSet, Capabilities, Class, Dial, Digest, EndpointId, EngineKind, LoadKey, ModelKey, Outcome,
+    Side,
 };
 
 const SEC: Duration = Duration::from_secs(1);
@@ -97,6 +98,7 @@ fn ask(model: &str) -> Ask {
         size: 4_600_000_000,
         cell: Arc::new(Cell::default()),
         class: Class::Own,
+        side: Side::Here,
         principal: "local".into(),
         keep_alive: None,
         predicted: SEC,

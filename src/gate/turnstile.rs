@@ -1,6 +1,6 @@
 //! One engine's turnstile.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -9,13 +9,17 @@ use parking_lot::Mutex;
 use tokio::sync::{oneshot, watch};
 
 use super::ask::{Ask, Reason, Refusal, is_zero, weights_of};
+use super::gates::Shared;
+use super::share::Using;
 use super::{LoadDone, LoadFail, LoadRequest, Loader};
 use crate::balance::queue::{
     Action, Entry, LoadPlan, LoadWhy, Queue, Seen, Standing, Target, WaiterId,
 };
 use crate::directory::Cell;
 use crate::telemetry::{CallerMeter, Clock, Counted, Metrics, ModelMeter};
-use crate::types::{Digest, EndpointId, EngineKind, LoadKey, ModelKey, Moment, NodeId, Outcome};
+use crate::types::{
+    Class, Digest, EndpointId, EngineKind, LoadKey, ModelKey, Moment, NodeId, Outcome, Side,
+};
 
 /// A load that was to confirm what is in memory and took longer than this was a real one.
 const CONFIRMED: Duration = Duration::from_millis(250);
@@ -39,8 +43,7 @@ pub struct Gate {
     loader: Arc<dyn Loader>,
     clock: Clock,
     metrics: Arc<Metrics>,
-    /// Moved whenever something changed that a report tells.
-    changes: Arc<watch::Sender<u64>>,
+    node: Shared,
     state: Mutex<State>,
 }
 
@@ -48,6 +51,8 @@ struct State {
     queue: Queue,
     next: u64,
     calls: HashMap<WaiterId, Call>,
+    /// Requests of other nodes, those that run included.
+    others: HashSet<WaiterId>,
 }
 
 /// Somebody who waits.
@@ -57,28 +62,31 @@ struct Call {
 }
 
 impl Gate {
-    /// An open gate with nobody in front of it.
+    /// A gate with nobody in front of it, open to everybody.
     pub fn new(
         config: GateConfig,
         loader: Arc<dyn Loader>,
         clock: Clock,
         metrics: Arc<Metrics>,
     ) -> Arc<Gate> {
-        Gate::telling(config, loader, clock, metrics, Arc::default())
+        let (_, share) = watch::channel(super::Share::default());
+        let node = Shared { changes: Arc::default(), share, used: Arc::default() };
+        Gate::of(config, loader, clock, metrics, node)
     }
 
-    /// The same, one that moves `changes` whenever there is something new to report.
-    pub(super) fn telling(
+    /// The same, one of a node's.
+    pub(super) fn of(
         config: GateConfig,
         loader: Arc<dyn Loader>,
         clock: Clock,
         metrics: Arc<Metrics>,
-        changes: Arc<watch::Sender<u64>>,
+        node: Shared,
     ) -> Arc<Gate> {
         let loads = config.kind == EngineKind::Ollama;
         let queue = Queue::new(loads, config.slots, config.queue as usize);
-        let state = Mutex::new(State { queue, next: 0, calls: HashMap::new() });
-        Arc::new(Gate { endpoint: config.endpoint, loader, clock, metrics, changes, state })
+        let state =
+            Mutex::new(State { queue, next: 0, calls: HashMap::new(), others: HashSet::new() });
+        Arc::new(Gate { endpoint: config.endpoint, loader, clock, metrics, node, state })
     }
 
     /// The engine behind it.
@@ -95,10 +103,19 @@ impl Gate {
         let (answer, answered) = oneshot::channel();
         let place = {
             let mut state = self.state.lock();
+            // With the lock held: whoever is not sent away here is seen by `heed`.
+            if let Some(refusal) = self.node.share.borrow().refuses(ask.side) {
+                return Err(refusal);
+            }
             let id = WaiterId(state.next);
             state.next += 1;
             let entry = state.queue.enter(ask.waiter(id), began);
-            let place = Place { gate: self.clone(), id, held: true };
+            let using = (ask.side == Side::Here && ask.class == Class::Own)
+                .then(|| self.node.used.begin(self.clock));
+            let place = Place { gate: self.clone(), id, held: true, _using: using };
+            if ask.side != Side::Here {
+                state.others.insert(id);
+            }
             self.tell();
             match entry {
                 Entry::Start => {
@@ -106,6 +123,7 @@ impl Gate {
                     return Ok(Ticket::new(place, ask, meter, began));
                 }
                 Entry::Refuse(refusal) => {
+                    state.others.remove(&id);
                     place.gone();
                     return Err(refusal.into());
                 }
@@ -196,8 +214,32 @@ impl Gate {
         }
     }
 
+    /// Sends away who waits and is not let in any more. What runs, ends.
+    pub(super) fn heed(self: &Arc<Self>) {
+        let share = self.node.share.borrow().clone();
+        let mut state = self.state.lock();
+        let refused: Vec<(WaiterId, Refusal)> = state
+            .calls
+            .iter()
+            .filter_map(|(id, call)| Some((*id, share.refuses(call.ask.side)?)))
+            .collect();
+        for (id, refusal) in refused {
+            let actions = state.queue.withdraw(id, self.clock.now());
+            state.answer(id, Err(refusal));
+            self.act(&mut state, actions);
+        }
+        self.tell();
+    }
+
+    /// How many requests of other nodes run here, and how many wait.
+    pub(super) fn of_others(&self) -> (usize, usize) {
+        let state = self.state.lock();
+        let waiting = state.others.iter().filter(|id| state.calls.contains_key(id)).count();
+        (state.others.len() - waiting, waiting)
+    }
+
     fn tell(&self) {
-        self.changes.send_modify(|n| *n = n.wrapping_add(1));
+        self.node.changes.send_modify(|n| *n = n.wrapping_add(1));
     }
 
     /// How many requests wait, and how many run.
@@ -292,6 +334,9 @@ impl Gate {
 impl State {
     fn answer(&mut self, id: WaiterId, answer: Result<(), Refusal>) {
         if let Some(call) = self.calls.remove(&id) {
+            if answer.is_err() {
+                self.others.remove(&id);
+            }
             // If nobody listens any more, its `Place` is being dropped.
             let _ = call.answer.send(answer);
         }
@@ -310,6 +355,7 @@ struct Place {
     gate: Arc<Gate>,
     id: WaiterId,
     held: bool,
+    _using: Option<Using>,
 }
 
 impl Place {
@@ -325,6 +371,7 @@ impl Drop for Place {
             return;
         }
         let mut state = self.gate.state.lock();
+        state.others.remove(&self.id);
         state.calls.remove(&self.id);
         let actions = state.queue.withdraw(self.id, self.gate.clock.now());
         self.gate.tell();

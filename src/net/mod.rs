@@ -16,6 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 mod caller;
 mod connect;
 mod device;
+mod host;
 pub mod lan;
 pub mod listen;
 pub mod localapi;
@@ -27,10 +28,12 @@ mod sockets;
 mod task;
 pub mod view;
 mod witness;
+mod zone;
 
 pub use caller::{Callers, Identity, Refusal};
 pub use connect::{ConnectError, Connector};
 pub use device::{Device, device_of};
+pub use host::Host;
 pub use lan::{Interface, LanLink, LanView};
 pub use listen::{
     Accepted, BindError, LanAccepted, LanListeners, Listener, MeshListeners, MeshPort, UnixDoor,

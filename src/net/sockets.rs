@@ -12,12 +12,14 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
+use super::host::Host;
 use super::lan::{self, Interface, LanView, Leashes, Machine};
 use super::localapi::Daemon;
 use super::peerproc::{self, OtherEnd};
 use super::power;
 use super::task::Task;
-use crate::types::{ListenerKind, Power};
+use super::zone;
+use crate::types::{ListenerKind, LocalTime, Power, Wall};
 
 type Place = dyn Fn(ListenerKind, SocketAddr) -> SocketAddr + Send + Sync;
 type Bound = dyn Fn(ListenerKind, SocketAddr, SocketAddr) + Send + Sync;
@@ -26,6 +28,7 @@ type Interfaces = dyn Fn() -> Vec<Interface> + Send + Sync;
 type Reach = dyn Fn(ListenerKind, SocketAddr) -> SocketAddr + Send + Sync;
 type Source = dyn Fn(SocketAddr) -> SocketAddr + Send + Sync;
 type PowerNow = dyn Fn() -> Power + Send + Sync;
+type Local = dyn Fn(Wall) -> LocalTime + Send + Sync;
 
 /// A machine's ports and its knowledge of connections. Cheap to clone.
 #[derive(Clone)]
@@ -37,6 +40,8 @@ pub struct Sockets {
     reach: Arc<Reach>,
     source: Arc<Source>,
     power: Arc<PowerNow>,
+    local: Arc<Local>,
+    host: Option<watch::Receiver<Host>>,
     multicast: bool,
     leashes: Leashes,
 }
@@ -59,6 +64,8 @@ impl Sockets {
             reach: Arc::new(|_, addr| addr),
             source: Arc::new(|remote| remote),
             power: Arc::new(power::read),
+            local: Arc::new(zone::local),
+            host: None,
             multicast: true,
             leashes: Leashes::default(),
         }
@@ -127,6 +134,32 @@ impl Sockets {
     #[must_use]
     pub fn with_power(self, power: impl Fn() -> Power + Send + Sync + 'static) -> Sockets {
         Sockets { power: Arc::new(power), ..self }
+    }
+
+    /// A machine that stands where the time is what `local` says.
+    #[must_use]
+    pub fn with_local(self, local: impl Fn(Wall) -> LocalTime + Send + Sync + 'static) -> Sockets {
+        Sockets { local: Arc::new(local), ..self }
+    }
+
+    /// A machine that says this of its use, its link and its sleep.
+    #[must_use]
+    pub fn with_host(self, host: watch::Receiver<Host>) -> Sockets {
+        Sockets { host: Some(host), ..self }
+    }
+
+    /// The time on the wall where the machine stands.
+    pub fn local(&self, at: Wall) -> LocalTime {
+        (self.local)(at)
+    }
+
+    /// What the machine says of its use, its link and its sleep, for as long as the task is
+    /// kept.
+    pub fn follow_host(&self) -> (Option<Task>, watch::Receiver<Host>) {
+        match &self.host {
+            Some(host) => (None, host.clone()),
+            None => (None, watch::channel(Host::default()).1),
+        }
     }
 
     /// What the machine runs on now. Reads a few small files of the kernel's.

@@ -126,6 +126,7 @@ impl Ask<'_> {
             cell: offer.cell.clone(),
             load_key: self.peeked.load_key(self.asked.route.api),
             class: self.asked.class(),
+            side: self.asked.side(),
             principal: self.asked.caller.label().into(),
             keep_alive: self.keep_alive.clone().or_else(|| self.said_keep_alive()),
             predicted: self.predicted(offer),

@@ -16,7 +16,7 @@ use crate::api::headers;
 use crate::api::route::{Route, classify};
 use crate::config::Config;
 use crate::trust::Granted;
-use crate::types::{Api, Caller, Class, ClientKind, ListenerKind, NodeName};
+use crate::types::{Api, Caller, Class, ClientKind, ListenerKind, NodeName, Side};
 
 use super::error::Failure;
 use super::wishes::Wishes;
@@ -81,6 +81,15 @@ impl Asked {
     /// The dialect in which errors are said.
     pub(crate) fn api(&self) -> Api {
         self.route.api
+    }
+
+    /// How near it is to this node's owner.
+    pub(crate) fn side(&self) -> Side {
+        match &self.mesh_rule {
+            None => Side::Here,
+            Some(granted) if granted.is_own() => Side::Mine,
+            Some(_) => Side::Guest,
+        }
     }
 
     /// Its class in this node's queue.

@@ -243,7 +243,10 @@ async fn enter_gate(
 
 /// What a gate's refusal means for the request.
 fn at_gate(ask: &Ask<'_>, refusal: gate::Refusal) -> Fail {
-    let retry_after = Some(refusal.retry_after);
+    // Nobody knows when a pause ends that has no end.
+    let endless = matches!(refusal.why, gate::Reason::Paused | gate::Reason::Draining)
+        && refusal.retry_after.is_zero();
+    let retry_after = (!endless).then_some(refusal.retry_after);
     let refused = Some(refusal.why.label());
     let (reason, answer, text) = match refusal.why {
         // The load failed: the engine's own words, in the caller's dialect.
@@ -269,6 +272,9 @@ fn at_gate(ask: &Ask<'_>, refusal: gate::Refusal) -> Fail {
             (reason, answer, fail.text)
         }
         gate::Reason::NotLoaded => (Reason::Refused, None, "the model is not loaded there".into()),
+        gate::Reason::Paused | gate::Reason::Draining => {
+            (Reason::Refused, None, "it takes nothing for others now".into())
+        }
         gate::Reason::Full | gate::Reason::Wait => {
             (Reason::QueueFull, None, "its queue is full".into())
         }

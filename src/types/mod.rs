@@ -15,6 +15,7 @@ mod outcome;
 mod path;
 mod rule;
 mod rung;
+mod share;
 mod timing;
 
 pub use api::{Api, ApiSet, Op};
@@ -28,4 +29,5 @@ pub use outcome::{Blame, Class, Outcome};
 pub use path::{Dial, ListenerKind, PathKind};
 pub use rule::{Caller, CallerKind, Verb, Verbs, Who, WhoError, glob};
 pub use rung::{Rung, RungState};
+pub use share::{Accepting, LocalTime, ShareWhen, Side};
 pub use timing::Timing;

@@ -115,6 +115,8 @@ pub struct Timing {
     /// How long nobody has to have asked this node's engines before a model in memory that was
     /// never measured is.
     pub measure: Duration,
+    /// How often it is looked at what this machine runs on, and at the clock.
+    pub machine: Duration,
     /// How often a peer is asked over the tailnet for its key again, while nothing has changed:
     /// a pin's age is counted from the last time.
     pub hello: Duration,
@@ -194,6 +196,7 @@ impl Default for Timing {
             drain: s(30),
             save: s(5),
             measure: s(20),
+            machine: s(2),
             hello: s(600),
             hello_retry: s(15),
             hello_limit: s(10),
@@ -242,6 +245,7 @@ impl Timing {
             tailnet_silence: ms(1500),
             save: ms(200),
             drain: ms(2000),
+            machine: ms(100),
             hello: ms(2000),
             hello_retry: ms(200),
             hello_limit: ms(2000),

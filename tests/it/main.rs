@@ -28,6 +28,7 @@ mod rules_body;
 mod rules_caller;
 mod rules_reach;
 mod rules_secrets;
+mod sharing;
 mod tailscaled;
 mod tour;
 mod world;

@@ -248,7 +248,12 @@ mod tests {
         let same = desk.round(&one, &gates, &plain, false, at(60_000), &timing);
         assert!(!same.is_news && same.rows[0].changed == 1, "nothing happened");
 
-        let tired = Share { accepting: Accepting::Mine, why: "battery".into(), sparing: true };
+        let tired = Share {
+            accepting: Accepting::Mine,
+            why: "battery".into(),
+            sparing: true,
+            ..Share::default()
+        };
         let told = desk.round(&one, &gates, &tired, false, at(61_000), &timing);
         assert_eq!((told.share_changed, told.accepting), (3, Accepting::Mine));
         assert_eq!(told.every, timing.report_sparing, "every word costs");
