@@ -231,6 +231,28 @@ async fn a_dial_arrives_on_loopback_and_whois_names_the_dialler() {
 }
 
 #[tokio::test]
+async fn a_way_takes_its_time_and_keeps_the_order() {
+    let (net, laptop, gpu, _nas) = three().await;
+    gpu.port(11436, Some(program().await));
+    let way = Duration::from_millis(80);
+    net.way(laptop.number(), gpu.number(), way);
+    let began = tokio::time::Instant::now();
+    let mut io = dial(&laptop, "100.64.0.2", 11436).await.unwrap();
+    assert!(began.elapsed() >= way, "a connection is a round trip");
+    line(&mut io).await;
+    let sent = tokio::time::Instant::now();
+    for word in ["a\n", "b\n", "c\n"] {
+        io.write_all(word.as_bytes()).await.unwrap();
+        io.flush().await.unwrap();
+    }
+    let echo = [line(&mut io).await, line(&mut io).await, line(&mut io).await];
+    assert_eq!(echo, ["a", "b", "c"]);
+    assert!(sent.elapsed() >= way, "and so is an answer");
+    assert!(gpu.asked().bytes >= 12, "six there, six back: {}", gpu.asked().bytes);
+    assert_eq!(gpu.asked().bytes, laptop.asked().bytes);
+}
+
+#[tokio::test]
 async fn whois_may_lag_behind_a_connection_and_may_hang() {
     let (_net, laptop, gpu, _nas) = three().await;
     gpu.port(11436, Some(program().await));

@@ -7,9 +7,9 @@
 //!
 //! `tests/it/fleet.rs` runs a short piece of it with every `cargo test`.
 
-mod chance;
+pub(crate) mod chance;
 pub(crate) mod fleet;
-mod node;
+pub(crate) mod node;
 pub(crate) mod options;
 mod origin;
 mod ours;

@@ -58,6 +58,14 @@ fn blend(held: &mut f64, sample: f64, weight: f64) {
     *held = if *held > 0.0 { *held + weight * (sample.min(2.0 * *held) - *held) } else { sample };
 }
 
+/// What a node's one look at itself says of a model.
+pub(crate) fn self_measured(fleet: &Fleet, node: usize, model: usize, seed: u64) -> Speeds {
+    let place = (node * 100 + model) as u64 * 10;
+    let guess = |what| chance::about_one(seed, place + what, 7, SELF_ERROR);
+    let (prefill, decode) = fleet.rates(node, model);
+    Speeds { prefill: prefill * guess(0), decode: decode * guess(1) }
+}
+
 /// Tokens of a usual answer, by model.
 #[derive(Debug, Clone)]
 pub(crate) struct Outputs(pub(crate) Vec<f64>);
@@ -123,8 +131,6 @@ pub(crate) enum Door {
 impl Node {
     pub(crate) fn new(fleet: &Fleet, node: usize, gated: bool, seed: u64) -> Node {
         let models = 0..fleet.models.len();
-        let place = |m: usize, what: u64| (node * 100 + m) as u64 * 10 + what;
-        let guess = |m: usize, what| chance::about_one(seed, place(m, what), 7, SELF_ERROR);
         let gate = gated.then(|| Gate {
             queue: Queue::new(true, fleet.machines[node].slots, LIMIT),
             held: HashMap::new(),
@@ -136,13 +142,7 @@ impl Node {
                     key: LoadKey::default(),
                 })
                 .collect(),
-            speeds: models
-                .clone()
-                .map(|m| {
-                    let (prefill, decode) = fleet.rates(node, m);
-                    Speeds { prefill: prefill * guess(m, 0), decode: decode * guess(m, 1) }
-                })
-                .collect(),
+            speeds: models.clone().map(|m| self_measured(fleet, node, m, seed)).collect(),
             load_rate: 0.0,
             outputs: Outputs::new(fleet.models.len()),
             sizes: fleet.models.iter().map(|m| m.gb * 1e9).collect(),

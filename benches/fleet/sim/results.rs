@@ -21,6 +21,19 @@ pub(crate) struct Plan {
     pub(crate) warm_up: f64,
 }
 
+/// How one request went.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Sample {
+    /// Seconds to the first token and to the end.
+    pub(crate) first: f64,
+    pub(crate) whole: f64,
+    /// Tokens of the answer.
+    pub(crate) output: f64,
+    pub(crate) answered: bool,
+    pub(crate) moved: bool,
+    pub(crate) refused: bool,
+}
+
 /// How one policy did.
 #[derive(Debug, Clone)]
 pub(crate) struct Outcome {
@@ -82,15 +95,12 @@ pub(crate) fn run(fleet: &Fleet, plan: &Plan, policies: &[Policy]) -> Vec<Outcom
             outcome.add(World::new(fleet, &sessions, setting), plan);
         }
     }
-    for outcome in &mut out {
-        outcome.first.sort_by(f64::total_cmp);
-        outcome.whole.sort_by(f64::total_cmp);
-    }
+    out.iter_mut().for_each(Outcome::sort);
     out
 }
 
 impl Outcome {
-    fn new(policy: Policy) -> Outcome {
+    pub(crate) fn new(policy: Policy) -> Outcome {
         Outcome {
             policy,
             requests: 0,
@@ -109,18 +119,40 @@ impl Outcome {
         let (requests, loads, last) = world.run();
         for r in requests.iter().filter(|r| r.arrived >= plan.warm_up) {
             // What was never answered waited to the end.
-            let whole = r.done.unwrap_or(last) - r.arrived;
-            let first = r.first.unwrap_or(last) - r.arrived;
-            let a_token = (whole - first) / r.job.output.max(1.0);
-            self.requests += 1;
-            self.unanswered += usize::from(r.done.is_none());
-            self.moved += usize::from(r.tries.moves > 0);
-            self.refused += usize::from(r.tries.refusals > 0);
-            self.prompt += usize::from(first <= PROMPT.0 && a_token <= PROMPT.1);
-            self.first.push(first);
-            self.whole.push(whole);
+            self.note(Sample {
+                first: r.first.unwrap_or(last) - r.arrived,
+                whole: r.done.unwrap_or(last) - r.arrived,
+                output: r.job.output,
+                answered: r.done.is_some(),
+                moved: r.tries.moves > 0,
+                refused: r.tries.refusals > 0,
+            });
         }
+        self.ran(loads, plan.seconds);
+    }
+
+    /// Counts one request.
+    pub(crate) fn note(&mut self, sample: Sample) {
+        let Sample { first, whole, output, answered, moved, refused } = sample;
+        let a_token = (whole - first) / output.max(1.0);
+        self.requests += 1;
+        self.unanswered += usize::from(!answered);
+        self.moved += usize::from(moved);
+        self.refused += usize::from(refused);
+        self.prompt += usize::from(first <= PROMPT.0 && a_token <= PROMPT.1);
+        self.first.push(first);
+        self.whole.push(whole);
+    }
+
+    /// Counts the loads of so many seconds.
+    pub(crate) fn ran(&mut self, loads: u64, seconds: f64) {
         self.loads += loads;
-        self.hours += plan.seconds / 3600.0;
+        self.hours += seconds / 3600.0;
+    }
+
+    /// Has to be called when all is counted.
+    pub(crate) fn sort(&mut self) {
+        self.first.sort_by(f64::total_cmp);
+        self.whole.sort_by(f64::total_cmp);
     }
 }

@@ -6,7 +6,7 @@
 //! the first is marked and has to drain, but still takes new requests.
 
 use std::collections::VecDeque;
-use std::rc::Rc;
+use std::sync::Arc;
 
 use super::fleet::Fleet;
 
@@ -98,7 +98,7 @@ pub(crate) struct Build {
 
 #[derive(Debug, Clone)]
 pub(crate) struct Engine {
-    build: Rc<Build>,
+    build: Arc<Build>,
     now: f64,
     /// Divides its speeds.
     pub(crate) slower: f64,
@@ -125,7 +125,7 @@ impl Engine {
             models: models.collect(),
         };
         Engine {
-            build: Rc::new(build),
+            build: Arc::new(build),
             now: 0.0,
             slower: 1.0,
             runners: Vec::new(),

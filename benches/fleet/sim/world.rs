@@ -31,7 +31,7 @@ const OBSERVE: f64 = 2.0;
 const ESTIMATE_ERROR: f64 = 0.2;
 const RATE_ERROR: f64 = 0.1;
 /// Requests of a session.
-const TURNS: u64 = 8;
+pub(crate) const TURNS: u64 = 8;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fault {
@@ -97,6 +97,16 @@ pub(crate) enum Event {
     Observe,
     FaultBegins,
     FaultEnds,
+}
+
+/// How wrong the length of a request's prompt is estimated.
+pub(crate) fn estimate(seed: u64, request: u64) -> f64 {
+    chance::about_one(seed, request, 1, ESTIMATE_ERROR)
+}
+
+/// How much faster than usual a request runs at a node.
+pub(crate) fn luck(seed: u64, request: u64, node: usize) -> f64 {
+    chance::about_one(seed, request * 1000 + node as u64, 2, RATE_ERROR)
 }
 
 struct Entry {
@@ -274,7 +284,7 @@ impl<'a> World<'a> {
             turn,
             origin: s.origin,
             job,
-            prompt: t.prompt * chance::about_one(seed, id, 1, ESTIMATE_ERROR),
+            prompt: t.prompt * estimate(seed, id),
             arrived: self.now,
             tries: Tries::default(),
             attempt: 0,
@@ -290,8 +300,7 @@ impl<'a> World<'a> {
     /// A request as one node's engine will find it.
     pub(crate) fn job_at(&self, request: usize, node: usize) -> Job {
         let job = self.requests[request].job;
-        let place = job.id * 1000 + node as u64;
-        Job { luck: chance::about_one(self.setting.seed, place, 2, RATE_ERROR), ..job }
+        Job { luck: luck(self.setting.seed, job.id, node), ..job }
     }
 
     /// Sends it where its origin's policy says.

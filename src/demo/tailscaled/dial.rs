@@ -7,18 +7,25 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
+use bytes::{Bytes, BytesMut};
 use http::header::{CONNECTION, UPGRADE};
 use http::{HeaderValue, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 
 use super::Shared;
 use super::localapi::{Body, text, whole};
 use super::state::{NodeNumber, Reach};
+
+/// Pieces of a connection that may be under way, and their size: more than any window needs.
+const UNDER_WAY: usize = 64;
+const PIECE: usize = 16 * 1024;
 
 pub(super) async fn dial(
     shared: Arc<Shared>,
@@ -49,6 +56,11 @@ pub(super) async fn dial(
         }
         Err(e) => return text(502, &format!("failed to dial: {e}")),
     };
+    // The first packet goes there and comes back.
+    let way = shared.state.lock().way(from, to);
+    if !way.is_zero() {
+        tokio::time::sleep(way).await;
+    }
     let upgrade = hyper::upgrade::on(&mut request);
     tokio::spawn(async move {
         let source = tcp.local_addr();
@@ -150,23 +162,62 @@ fn forget(shared: &Shared, to: NodeNumber, source: SocketAddr) {
     }
 }
 
-/// Carries bytes both ways; stands still while packets between the two are lost.
+/// Carries bytes both ways, each piece as late as the way is long; stands still while packets
+/// between the two are lost.
 async fn pump(
     shared: &Shared,
-    (from, to): (NodeNumber, NodeNumber),
+    ends: (NodeNumber, NodeNumber),
     mut stop: watch::Receiver<bool>,
-    mut a: impl AsyncRead + AsyncWrite + Unpin,
-    mut b: impl AsyncRead + AsyncWrite + Unpin,
+    a: impl AsyncRead + AsyncWrite + Unpin,
+    b: impl AsyncRead + AsyncWrite + Unpin,
 ) {
     let mut changed = shared.changed.subscribe();
-    let mut copy = std::pin::pin!(tokio::io::copy_bidirectional(&mut a, &mut b));
+    let late = shared.state.lock().way(ends.0, ends.1) / 2;
+    let count = |bytes: usize| shared.state.lock().carried(ends, bytes as u64);
+    let ((from_a, to_a), (from_b, to_b)) = (tokio::io::split(a), tokio::io::split(b));
+    let both = async {
+        let there = carry(from_a, to_b, late, &count);
+        tokio::try_join!(there, carry(from_b, to_a, late, &count))
+    };
+    let mut both = std::pin::pin!(both);
     loop {
-        let open = shared.state.lock().passes(from, to);
+        let open = shared.state.lock().passes(ends.0, ends.1);
         tokio::select! {
             biased;
             _ = stop.wait_for(|s| *s) => return,
             more = changed.changed() => if more.is_err() { return },
-            _ = &mut copy, if open => return,
+            _ = &mut both, if open => return,
         }
     }
+}
+
+/// Carries bytes one way.
+async fn carry(
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
+    late: Duration,
+    count: &impl Fn(usize),
+) -> io::Result<()> {
+    let (tx, mut under_way) = mpsc::channel::<(Instant, Bytes)>(UNDER_WAY);
+    let send = async move {
+        loop {
+            let mut piece = BytesMut::with_capacity(PIECE);
+            let read = from.read_buf(&mut piece).await?;
+            if read == 0 || tx.send((Instant::now() + late, piece.freeze())).await.is_err() {
+                return Ok(());
+            }
+            count(read);
+        }
+    };
+    let receive = async {
+        while let Some((due, piece)) = under_way.recv().await {
+            if !late.is_zero() {
+                tokio::time::sleep_until(due).await;
+            }
+            to.write_all(&piece).await?;
+            to.flush().await?;
+        }
+        to.shutdown().await
+    };
+    tokio::try_join!(send, receive).map(drop)
 }

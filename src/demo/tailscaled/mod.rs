@@ -15,7 +15,7 @@ mod state;
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
 use serde_json::Value;
@@ -64,6 +64,7 @@ impl Tailnet {
             live: Netmap::default(),
             frozen: None,
             daemons: BTreeMap::new(),
+            ways: BTreeMap::new(),
             next: 1,
         };
         Tailnet {
@@ -167,6 +168,11 @@ impl Tailnet {
                 }
             }
         });
+    }
+
+    /// How long a round trip between two nodes takes from now on, for new connections.
+    pub fn way(&self, a: NodeNumber, b: NodeNumber, round_trip: Duration) {
+        self.shared.state.lock().ways.insert((a.min(b), a.max(b)), round_trip);
     }
 
     /// Sets what `from` may do on `to` under a capability; an empty list takes it away.

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use serde_json::Value;
 
@@ -139,7 +139,7 @@ pub(super) struct Daemon {
     pub(super) sockets: BTreeSet<SocketAddr>,
     pub(super) serve: Value,
     pub(super) whois_hangs: bool,
-    pub(super) whois_lag: std::time::Duration,
+    pub(super) whois_lag: Duration,
     pub(super) asked: Asked,
 }
 
@@ -156,6 +156,8 @@ pub struct Asked {
     pub pings: u64,
     /// Connections from other nodes that arrived here, or were refused here.
     pub arrivals: u64,
+    /// Bytes of connections with other nodes that it sent or received.
+    pub bytes: u64,
 }
 
 impl Default for Daemon {
@@ -175,7 +177,7 @@ impl Default for Daemon {
             sockets: BTreeSet::new(),
             serve: Value::Object(serde_json::Map::new()),
             whois_hangs: false,
-            whois_lag: std::time::Duration::ZERO,
+            whois_lag: Duration::ZERO,
             asked: Asked::default(),
         }
     }
@@ -190,6 +192,9 @@ pub(super) struct State {
     /// The list as it was when the coordinator went away: what nodes go on seeing.
     pub(super) frozen: Option<Netmap>,
     pub(super) daemons: BTreeMap<NodeNumber, Daemon>,
+    /// How long a round trip between two nodes takes, if it takes any time; the smaller number
+    /// first.
+    pub(super) ways: BTreeMap<(NodeNumber, NodeNumber), Duration>,
     pub(super) next: NodeNumber,
 }
 
@@ -247,6 +252,20 @@ impl State {
         }
         let port = self.daemons.get(&to).and_then(|d| d.ports.get(&port));
         (port.map_or(Reach::Refused, |addr| Reach::Open(*addr)), to)
+    }
+
+    /// How long a round trip between two nodes takes.
+    pub(super) fn way(&self, a: NodeNumber, b: NodeNumber) -> Duration {
+        self.ways.get(&(a.min(b), a.max(b))).copied().unwrap_or_default()
+    }
+
+    /// Counts what passed between two nodes, at both.
+    pub(super) fn carried(&mut self, ends: (NodeNumber, NodeNumber), bytes: u64) {
+        for end in [ends.0, ends.1] {
+            if let Some(daemon) = self.daemons.get_mut(&end) {
+                daemon.asked.bytes += bytes;
+            }
+        }
     }
 
     /// Whether packets between two nodes come through, whatever the policy says of ports.
