@@ -231,7 +231,7 @@ fn address(dial: &Dial) -> String {
 
 /// For how long an offer rests after failures; `None` while it does not.
 fn rests(offer: &Offer, now: Moment) -> Option<u64> {
-    let left = Moment::from_millis(offer.cell.rest_until.load(Relaxed)).since(now);
+    let left = offer.cell.rests.left(now);
     (!left.is_zero()).then_some(left.as_secs().max(1))
 }
 

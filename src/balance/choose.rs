@@ -54,6 +54,11 @@ pub struct Candidate {
     pub able: bool,
     /// Until when it rests after failures.
     pub rest_until: Moment,
+    /// Whether its node works for nobody else now, or not for us.
+    pub closed: bool,
+    /// Why it should get no more requests than it has while another can take them; empty if
+    /// nothing is against it.
+    pub held: &'static str,
     /// Context window it is loaded with; 0 = not loaded; 1 = loaded, window not known.
     pub loaded_ctx: u64,
     /// Window it would be loaded with when nothing is asked for.
@@ -143,7 +148,7 @@ pub struct Terms {
 pub enum Choice {
     /// To this candidate.
     Send(Pick),
-    /// There is no candidate.
+    /// There is no candidate that takes requests.
     Nobody,
 }
 
@@ -168,9 +173,9 @@ impl Choice {
     }
 }
 
-/// Chooses: the best standing first (alive, able, not resting, window wide enough), then the
-/// least time, then chance among near-equals, which keeps several nodes from all running to
-/// the same one. A near-equal on this node wins outright unless other nodes are preferred:
+/// Chooses: the best standing first (alive, able, not resting, window wide enough, not held),
+/// then the least time, of those that rest the shortest rest, then chance among near-equals,
+/// which keeps several nodes from all running to the same one. A near-equal on this node wins outright unless other nodes are preferred:
 /// what happens here is known, not guessed.
 pub fn choose(
     candidates: &[Candidate],
@@ -179,8 +184,8 @@ pub fn choose(
     rng: &mut (impl Rng + ?Sized),
 ) -> Choice {
     let mut best: Option<(u8, f64)> = None;
-    for c in candidates {
-        let this = (standing(c, ask, now).0, score(c, ask, now).total);
+    for c in candidates.iter().filter(|c| !c.closed) {
+        let this = (standing(c, ask, now).0, order(c, score(c, ask, now).total, now));
         best = Some(match best {
             Some(b) if (b.0, b.1) <= this => b,
             _ => this,
@@ -193,12 +198,12 @@ pub fn choose(
     let near = near(least);
     let (mut held, mut sum, mut among) = (None, 0.0, 0);
     let mut here = None;
-    for c in candidates {
+    for c in candidates.iter().filter(|c| !c.closed) {
         if standing(c, ask, now).0 != rank {
             continue;
         }
         let terms = score(c, ask, now);
-        if terms.total > near {
+        if order(c, terms.total, now) > near {
             continue;
         }
         among += 1;
@@ -311,12 +316,21 @@ fn unsaid_wait(c: &Candidate, slots: u32) -> f64 {
 pub(super) fn standing(c: &Candidate, ask: &Ask, now: Moment) -> (u8, &'static str) {
     let rests = c.rest_until.since(now) > Duration::ZERO;
     match () {
-        () if !c.alive => (4, "dead"),
-        () if !c.able => (3, "unable"),
-        () if rests => (2, "rests"),
-        () if !window_holds(c, ask) => (1, "window"),
+        () if c.closed => (6, "closed"),
+        () if !c.alive => (5, "dead"),
+        () if !c.able => (4, "unable"),
+        () if rests => (3, "rests"),
+        () if !window_holds(c, ask) => (2, "window"),
+        () if !c.held.is_empty() => (1, c.held),
         () => (0, ""),
     }
+}
+
+/// What a candidate is compared by with others of its standing: where all rest, the one that
+/// would first be asked again is asked now.
+fn order(c: &Candidate, total: f64, now: Moment) -> f64 {
+    let rest = c.rest_until.since(now);
+    if rest > Duration::ZERO { rest.as_secs_f64() } else { total }
 }
 
 /// Whether the model is in memory in a way this request can use without a reload.
@@ -405,6 +419,13 @@ mod tests {
         wins(c, Candidate { able: false, decode: 1e4, ..c }, &a);
         wins(c, Candidate { rest_until: resting, decode: 1e4, ..c }, &a);
         wins(c, Candidate { loaded_ctx: 256, decode: 1e4, ..c }, &a);
+        wins(c, Candidate { held: "half-open", decode: 1e4, ..c }, &a);
+        wins(Candidate { held: "half-open", ..c }, Candidate { loaded_ctx: 256, ..c }, &a);
+        // Of two that rest, the one that rests shorter; never one that takes nothing.
+        let longer = Moment::from_millis(9000);
+        let slow = Candidate { rest_until: resting, decode: 1.0, ..c };
+        wins(slow, Candidate { rest_until: longer, ..c }, &a);
+        wins(slow, Candidate { closed: true, ..c }, &a);
         // A slow node that has it beats a fast one that would load it, up to a point.
         wins(c, Candidate { loaded_ctx: 0, decode: 100.0, ..c }, &a);
         wins(Candidate { loaded_ctx: 0, ..c }, Candidate { decode: 5.0, ..c }, &a);
@@ -517,7 +538,9 @@ mod tests {
     #[test]
     fn nobody_is_chosen_from_nobody() {
         let mut rng = SmallRng::seed_from_u64(0);
-        assert_eq!(choose(&[], &ask(), Moment::ZERO, &mut rng), Choice::Nobody);
+        for nobody in [&[][..], &[Candidate { closed: true, ..good(0) }]] {
+            assert_eq!(choose(nobody, &ask(), Moment::ZERO, &mut rng), Choice::Nobody);
+        }
     }
 
     #[test]
@@ -545,7 +568,7 @@ mod tests {
 
     prop_compose! {
         fn any_candidate()(
-            flags in any::<[bool; 7]>(),
+            flags in any::<[bool; 8]>(),
             n in any::<[u64; 5]>(),
             small in any::<[u32; 4]>(),
             f in proptest::array::uniform6(any_number()),
@@ -558,7 +581,8 @@ mod tests {
                 rest_until: Moment::from_millis(if flags[5] { n[0] } else { 0 }),
                 loaded_ctx: n[1], default_ctx: n[2], context: n[3], size: n[4],
                 inflight: small[0], queued: small[1], slots: small[2],
-                since: small[3], wait, session: flags[6],
+                since: small[3], wait, session: flags[6], closed: false,
+                held: if flags[7] { "slow start" } else { "" },
                 prefill: f[0], decode: f[1], load_rate: f[2], out_tokens: f[3], rtt: f[4],
                 upload: f[5],
             }

@@ -16,5 +16,5 @@ mod verdict;
 
 pub use choose::{Ask, Candidate, Choice, LOAD_START, Pick, Terms, choose, score};
 pub use queue::Queue;
-pub use rest::rest;
+pub use rest::{Breaker, RAMP};
 pub use verdict::{Verdict, verdicts};

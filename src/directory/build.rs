@@ -49,7 +49,7 @@ pub(super) fn snapshot(state: &mut State, now: Moment) -> Snapshot {
     let mut nodes = Vec::new();
     let mut found: BTreeMap<ModelKey, Vec<Found>> = BTreeMap::new();
     for source in sources {
-        nodes.push(place(state, source, &contents, &mut found));
+        nodes.push(place(state, source, &contents, &mut found, now));
     }
 
     let mut models = BTreeMap::new();
@@ -192,6 +192,7 @@ fn place(
     source: Source,
     contents: &HashMap<Digest, u64>,
     found: &mut BTreeMap<ModelKey, Vec<Found>>,
+    now: Moment,
 ) -> Arc<Node> {
     // Own cells and numbers stay the same when the tailnet gives this node another name.
     let keyed = match source.kind {
@@ -225,6 +226,9 @@ fn place(
         paths: source.paths,
         endpoints,
     });
+    if !node.is_this() {
+        node.cell.seen(node.may_answer(), now);
+    }
     for (engine, endpoint) in source.engines.into_iter().zip(&node.endpoints) {
         for model in engine.models {
             let Ok(key) = ModelKey::parse(&model.name) else { continue };

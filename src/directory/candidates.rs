@@ -33,21 +33,11 @@ pub fn of(offers: &[Arc<Offer>], need: &Need, now: Moment, out: &mut Vec<Candida
             .filter(|(_, offer)| offer.endpoint.apis.has(need.api))
             .map(|(index, offer)| candidate(index, offer, need, now)),
     );
-    // Nobody gets many requests at a time before it has shown what it can do, as long as
-    // somebody else could take them.
-    let is_held = |c: &Candidate| {
-        let unknown = |o: &Arc<Offer>| o.node.cell.is_held() && o.cell.speeds().1 <= 0.0;
-        !c.is_local && offers.get(c.index).is_some_and(unknown)
-    };
-    if out.iter().any(|c| c.alive && c.able && c.rest_until <= now && !is_held(c)) {
-        out.retain(|c| !is_held(c));
-    }
 }
 
 fn candidate(index: usize, offer: &Offer, need: &Need, now: Moment) -> Candidate {
     let (cell, node) = (&offer.cell, &offer.node);
     let path = node.tries().next();
-    let rest_until = Moment::from_millis(cell.rest_until.load(Relaxed));
     let (prefill, decode) = cell.speeds();
     let on_gpu = offer.ps.as_ref().and_then(|row| row.get("size_vram")?.as_u64());
     let ours = cell.inflight.load(Relaxed);
@@ -67,12 +57,23 @@ fn candidate(index: usize, offer: &Offer, need: &Need, now: Moment) -> Candidate
         let (known, answers) = if measured > 0.0 { (measured, answers) } else { (expected, 0) };
         claims::speed(known, answers, row.map_or(0.0, claim))
     };
+    let slots = row.map_or_else(|| offer.slots(), |row| row.slots);
+    let (rest_until, room, trial) = cell.rests.read(slots, now);
+    let (_, room_at_node, back) = node.cell.back.read(slots, now);
+    let held = match () {
+        () if ours >= room => trial,
+        () if node.cell.inflight() >= room_at_node => back,
+        // Nobody gets many requests at a time before it has shown what it can do.
+        () if !node.is_this() && node.cell.is_held() && decode <= 0.0 => "unmeasured",
+        () => "",
+    };
     Candidate {
         index,
         is_local: node.is_this(),
         alive: offer.endpoint.up && node.is_alive(),
         able: able(&offer.capabilities, &need.capabilities),
         rest_until: if rest_until > now { rest_until } else { Moment::ZERO },
+        held,
         loaded_ctx: cell.loaded_ctx.load(Relaxed),
         default_ctx: offer.num_ctx.or(offer.endpoint.default_ctx).unwrap_or(0),
         context: offer.context.unwrap_or(0),
@@ -82,7 +83,7 @@ fn candidate(index: usize, offer: &Offer, need: &Need, now: Moment) -> Candidate
         queued,
         wait: said.as_ref().map(|said| said.wait),
         since: row.map_or(0, |row| cell.report.since(row, ours)),
-        slots: row.map_or_else(|| offer.slots(), |row| row.slots),
+        slots,
         prefill: speed(cell.prefill.get(), prefill, |row| row.prefill),
         decode: speed(cell.decode.get(), decode, |row| row.decode),
         load_rate: speed(cell.load_rate.get(), 0.0, |row| row.load_rate),
@@ -137,6 +138,8 @@ fn usual_slots(kind: EngineKind) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::super::testing::{self, engine, id, listing, model, peer};
     use super::super::{Event, Identity, Registry, Settings, Snapshot, build, writer};
     use super::*;
@@ -180,11 +183,12 @@ mod tests {
         let (cells, snapshot) = world();
         let model = &snapshot.models[&ModelKey::parse("tiny").unwrap()];
         let path = cells.path(&id("gpu"), &testing::dial(2));
-        path.ok(Moment::ZERO, Some(std::time::Duration::from_millis(4)));
+        path.ok(Moment::ZERO, Some(Duration::from_millis(4)));
         let cell = &model.offers[1].cell;
         cell.decode.set(50.0);
         cell.inflight.store(1, Relaxed);
-        cell.rest(Moment::from_millis(500));
+        let now = Moment::from_millis(400);
+        cell.rests.fault(now, now, &[Duration::from_millis(100)]);
         let mut out = vec![Candidate::default(); 9];
         of(&model.offers, &need(&["tools"]), Moment::from_millis(100), &mut out);
         assert_eq!(out.len(), 2);
@@ -194,6 +198,7 @@ mod tests {
             alive: true,
             able: true,
             rest_until: Moment::from_millis(500),
+            held: "half-open",
             loaded_ctx: 4096,
             inflight: 2,
             queued: 1,

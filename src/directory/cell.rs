@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 
 use super::heard::Reported;
 use super::rate::{Lengths, Rate};
-use crate::balance;
+use super::rests::Rests;
 use crate::balance::prefix::{Print, Recent};
 use crate::balance::rates::{self, Estimate, Reply, Sample};
 use crate::types::{ClientKind, Digest, Moment};
@@ -48,10 +48,8 @@ pub struct Cell {
     digest: Mutex<Option<Digest>>,
     /// The last prompts that were read there for us.
     recent: Mutex<Recent>,
-    /// Until when it rests after a failure (milliseconds since the start).
-    pub rest_until: AtomicU64,
-    /// How many failures in a row.
-    pub failures: AtomicU32,
+    /// Its failures, and how it is tried again.
+    pub rests: Rests,
     /// What its node says of it, and what is believed of that.
     pub report: Reported,
 }
@@ -60,28 +58,6 @@ impl Cell {
     /// A cell that shares what its engine's and its model's other cells have seen.
     pub fn of(load_rate: Arc<Rate>, scale: Arc<Scale>, lengths: Arc<Lengths>) -> Cell {
         Cell { load_rate, scale, lengths, ..Cell::default() }
-    }
-
-    /// Whether it rests at `now`.
-    pub fn rests(&self, now: Moment) -> bool {
-        self.rest_until.load(Relaxed) > now.millis()
-    }
-
-    /// Lets it rest until `until`; never shortens a rest.
-    pub fn rest(&self, until: Moment) {
-        self.rest_until.fetch_max(until.millis(), Relaxed);
-    }
-
-    /// A request failed there: it rests, longer each time in a row.
-    pub fn failed(&self, now: Moment, steps: &[Duration]) {
-        let failures = self.failures.fetch_add(1, Relaxed).saturating_add(1);
-        self.rest(now + balance::rest(failures, steps));
-    }
-
-    /// A request was answered there: the row of failures ends, and so does the rest.
-    pub fn answered(&self) {
-        self.failures.store(0, Relaxed);
-        self.rest_until.store(0, Relaxed);
     }
 
     /// Whether it is in memory.
@@ -322,21 +298,6 @@ mod tests {
         path.stand_by();
         assert!(!path.miss(2) && path.is_standby());
         assert!(path.miss(2) && !path.is_standby());
-    }
-
-    #[test]
-    fn failures_in_a_row_rest_longer_and_an_answer_ends_it() {
-        let cell = Cell::default();
-        let steps = [Duration::from_secs(30), Duration::from_secs(60)];
-        let now = Moment::from_millis(1000);
-        cell.failed(now, &steps);
-        assert!(
-            cell.rests(Moment::from_millis(30_999)) && !cell.rests(Moment::from_millis(31_000))
-        );
-        cell.failed(now, &steps);
-        assert!(cell.rests(Moment::from_millis(60_999)));
-        cell.answered();
-        assert!(!cell.rests(now));
     }
 
     /// An answer of 64 tokens at 40 a second to a prompt of 256 at 1000.

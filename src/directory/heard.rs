@@ -12,6 +12,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use parking_lot::Mutex;
 
 use super::cell::Cell;
+use super::rests::Rests;
 use super::snapshot::Offer;
 use crate::api::report::{Accepting, Row, State, Yours};
 use crate::balance::claims::{self, Punctuality};
@@ -165,6 +166,11 @@ pub struct NodeCell {
     inflight: AtomicU32,
     /// Requests of ours that were answered whole there.
     answered: AtomicU32,
+    /// Its coming back after it was away.
+    pub(super) back: Rests,
+    /// Whether it was there, and then could not be reached.
+    away: AtomicBool,
+    known: AtomicBool,
     /// When it last said something (milliseconds since the start).
     heard: AtomicU64,
     /// For how long that holds.
@@ -233,9 +239,30 @@ impl NodeCell {
         (wait, Moment::from_millis(self.waiting_at.load(Relaxed)))
     }
 
+    /// Requests of ours that are there now.
+    pub(super) fn inflight(&self) -> u32 {
+        self.inflight.load(Relaxed)
+    }
+
+    /// Whether it can be reached now. Who was there, went and is back is tried before it gets
+    /// all that waits elsewhere.
+    pub(super) fn seen(&self, reached: bool, now: Moment) {
+        if !reached {
+            self.away.store(self.known.load(Relaxed), Relaxed);
+        } else if self.away.swap(false, Relaxed) {
+            self.back.back(now);
+        }
+        self.known.fetch_or(reached, Relaxed);
+    }
+
+    /// A request of ours that was sent at `began` was answered there.
+    pub fn is_back(&self, began: Moment, now: Moment) {
+        self.back.answered(began, now);
+    }
+
     /// Whether one more request of ours would be too many: nobody knows yet what it can do.
     pub fn is_held(&self) -> bool {
-        claims::is_held(self.answered.load(Relaxed), self.inflight.load(Relaxed))
+        claims::is_held(self.answered.load(Relaxed), self.inflight())
     }
 
     fn heard(&self) -> Moment {
@@ -341,7 +368,7 @@ impl Offer {
 #[cfg(test)]
 mod tests {
     use super::super::testing::{engine, id, listing, model, peer, picture};
-    use super::super::{Event, Identity, Snapshot, candidates};
+    use super::super::{Event, Identity, Settings, Snapshot, build, candidates, writer};
     use super::*;
     use crate::balance::Candidate;
     use crate::types::{Api, Capabilities, ClientKind, ModelKey, NodeName};
@@ -457,25 +484,62 @@ mod tests {
     fn a_node_nobody_has_measured_gets_two_requests_at_a_time() {
         let snapshot = world();
         let offer = theirs(&snapshot);
-        let there = || candidates_of(&snapshot, at(0)).iter().any(|c| !c.is_local);
+        let there = || candidates_of(&snapshot, at(0))[1].held;
         snapshot.nodes[1].paths[0].cell.ok(at(0), None);
         let send = || Sent::new(offer, HOLDS, None, at(0));
         let one = send();
-        assert!(there());
+        assert_eq!(there(), "");
         let two = send();
-        assert!(!there(), "somebody else can take it");
-        let alone = |here: bool| {
-            let mut out = Vec::new();
-            let offers = [Arc::clone(offer)];
-            candidates::of(&offers[..usize::from(here)], &need(), at(0), &mut out);
-            out.len()
-        };
-        assert_eq!(alone(true), 1, "nobody else can");
+        assert_eq!(there(), "unmeasured", "somebody else can take it");
         one.answered();
         two.answered();
         drop((one, two));
         let _many = [send(), send(), send()];
-        assert!(there(), "it has shown what it can do");
+        assert_eq!(there(), "", "it has shown what it can do");
+    }
+
+    #[test]
+    fn a_node_that_was_away_gets_one_request_until_one_was_answered() {
+        let (mut state, snapshot) = asleep_and_back();
+        let offer = theirs(&snapshot);
+        let there = |now| candidates_of(&snapshot, now)[1].held;
+        let send = |now| Sent::new(offer, HOLDS, None, now);
+        offer.cell.decode.set(50.0);
+        assert_eq!(there(at(2000)), "", "the first one may go");
+        let one = send(at(2000));
+        assert_eq!(there(at(2000)), "half-open");
+        offer.node.cell.is_back(at(900), at(2500));
+        assert_eq!(there(at(2500)), "half-open", "that was sent before it was away");
+        offer.node.cell.is_back(at(2000), at(3000));
+        assert_eq!(there(at(3000)), "slow start");
+        drop(one);
+        assert_eq!(there(at(3000)), "");
+        let _many = [send(at(3000)), send(at(3000))];
+        assert_eq!((there(at(3000)), there(at(13_000))), ("slow start", ""));
+        // It is seen again and again, and was away once.
+        build::snapshot(&mut state, at(13_000));
+        assert_eq!(there(at(13_000)), "");
+    }
+
+    /// A mesh whose peer answered, was lost and has just answered again.
+    fn asleep_and_back() -> (writer::State, Snapshot) {
+        let this = Identity::lone(NodeName::parse("laptop").unwrap());
+        let mut state = writer::State::new(Settings::default(), this, Default::default());
+        for event in [
+            Event::Local(vec![engine("ollama", vec![model("tiny")])]),
+            Event::Peers(vec![peer("gpu", 2)]),
+            Event::Listed { node: id("gpu"), listing: listing(2, vec![model("tiny")]) },
+        ] {
+            writer::apply(&mut state, event, at(0));
+        }
+        let first = build::snapshot(&mut state, at(0));
+        assert_eq!(candidates_of(&first, at(0))[1].held, "");
+        let path = &first.nodes[1].paths[0].cell;
+        path.lost();
+        build::snapshot(&mut state, at(1000));
+        path.ok(at(1900), None);
+        let back = build::snapshot(&mut state, at(1900));
+        (state, back)
     }
 
     #[test]

@@ -97,13 +97,15 @@ pub(crate) async fn serve(
             .then(|| explain::header(&scales, pick.index, &tried.words(&plan.offers)));
         match attempt(px, ask, offer, others).await {
             Ok(accepted) => {
-                rest::succeeded(px, offer);
+                if accepted.head.status.is_success() && ask.asked.route.op.is_inference() {
+                    rest::succeeded(px, offer, accepted.started);
+                }
                 let attempts = tried.log.len() as u32 + 1;
                 let told = Told { attempts, why: tried.reason(), explained, place };
                 return Ok(respond(px, ask, offer, accepted, arrived, told, running));
             }
             Err(fail) => {
-                rest::failed(px, config, offer, &fail);
+                rest::failed(px, config, offer, &fail, now);
                 let again = tried.note(px, config, ask, pick.index, offer, fail);
                 if !again {
                     break;
