@@ -93,8 +93,6 @@ pub struct Timing {
     pub idle_connection: Duration,
     /// How long a client may pause inside a request body.
     pub body_pause: Duration,
-    /// How long a failed (node, model) rests, step by step.
-    pub rest: [Duration; 3],
     /// How long a node that said it is busy rests for that model.
     pub busy_rest: Duration,
     /// How long the rung says `starting`.
@@ -186,7 +184,6 @@ impl Default for Timing {
             head: s(10),
             idle_connection: s(75),
             body_pause: s(30),
-            rest: [s(30), s(60), s(300)],
             busy_rest: s(3),
             starting: s(15),
             rung_hold: s(4),
@@ -237,7 +234,6 @@ impl Timing {
             second_look: ms(900),
             linger: ms(3000),
             busy_rest: ms(300),
-            rest: [ms(500), ms(1000), ms(2000)],
             starting: ms(1000),
             rung_hold: ms(300),
             rung_freeze: ms(500),

@@ -24,6 +24,7 @@ mod mesh_stream;
 mod one_node;
 mod rates;
 mod reports;
+mod rests;
 mod rules_body;
 mod rules_caller;
 mod rules_reach;
