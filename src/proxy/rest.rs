@@ -26,10 +26,10 @@ pub(super) fn failed(px: &Proxy, config: &Config, offer: &Offer, fail: &Fail, be
     let (rests, now) = (&offer.cell.rests, px.clock.now());
     match fail.reason {
         Reason::Busy => rests.busy(began, now, px.timing.busy_rest, fail.retry_after),
-        Reason::Engine | Reason::BadAnswer => {
-            if rests.fault(began, now, &config.failover.cooldown) {
-                px.metrics.breaker(offer.node.name.as_str(), offer.key.short(), true);
-            }
+        Reason::Engine | Reason::BadAnswer
+            if rests.fault(began, now, &config.failover.cooldown) =>
+        {
+            px.metrics.breaker(offer.node.name.as_str(), offer.key.short(), true);
         }
         Reason::NotFound | Reason::Dialect => px.directory.look_at(&offer.node.id, Look::List),
         // A path's health is its probes' business; a refusal and a full queue are no faults.
