@@ -288,7 +288,7 @@ fn is_hex(text: &str, most: usize) -> bool {
 }
 
 /// A reason as it may be shown: printable ASCII, short.
-fn words(text: &str) -> String {
+pub(super) fn words(text: &str) -> String {
     text.chars().filter(|c| c.is_ascii_graphic() || *c == ' ').take(MOST_WORD).collect()
 }
 

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
+use super::report::{Accepting, words};
 use crate::types::{ApiSet, Capabilities, EngineKind};
 
 /// The content type of everything under `/mesh/`.
@@ -40,6 +41,9 @@ pub struct Offers {
     /// For whom it works now: `all`, `mine`, `none`.
     #[serde(default = "all")]
     pub accepting: String,
+    /// Why not for all.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub why: String,
     /// Its engines.
     #[serde(default)]
     pub engines: Vec<Engine>,
@@ -165,6 +169,17 @@ impl Offers {
         }
         Ok(offers)
     }
+
+    /// For whom it works, and why not for all, as far as it may be believed and shown. A word
+    /// of a newer version means that something is held back.
+    pub fn accepts(&self) -> (Accepting, String) {
+        let whom = match self.accepting.as_str() {
+            "all" => Accepting::All,
+            "mine" => Accepting::Mine,
+            _ => Accepting::None,
+        };
+        (whom, words(&self.why))
+    }
 }
 
 /// Why a list cannot be used.
@@ -193,6 +208,7 @@ mod tests {
             v: VERSION,
             node: NodeInfo { id: "n1".into(), name: "gpu".into(), version: "0.1.0".into() },
             accepting: all(),
+            why: String::new(),
             engines: vec![Engine {
                 name: "vllm".into(),
                 kind: EngineKind::Vllm.label().into(),
@@ -214,8 +230,10 @@ mod tests {
         assert_eq!(read, offers);
         assert_eq!(read.engines[0].engine_kind(), EngineKind::Vllm);
         assert_eq!(read.encode().unwrap().1, tag);
-        let other = Offers { accepting: "none".into(), ..offers };
+        let other = Offers { accepting: "none".into(), why: "asleep\u{202e}".into(), ..offers };
         assert_ne!(other.encode().unwrap().1, tag);
+        assert_eq!(other.accepts(), (Accepting::None, "asleep".to_owned()));
+        assert_eq!(read.accepts(), (Accepting::All, String::new()));
     }
 
     #[test]

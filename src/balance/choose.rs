@@ -328,7 +328,7 @@ pub(super) fn standing(c: &Candidate, ask: &Ask, now: Moment) -> (u8, &'static s
 
 /// What a candidate is compared by with others of its standing: where all rest, the one that
 /// would first be asked again is asked now.
-fn order(c: &Candidate, total: f64, now: Moment) -> f64 {
+pub(super) fn order(c: &Candidate, total: f64, now: Moment) -> f64 {
     let rest = c.rest_until.since(now);
     if rest > Duration::ZERO { rest.as_secs_f64() } else { total }
 }

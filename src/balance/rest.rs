@@ -86,6 +86,11 @@ impl Breaker {
         had
     }
 
+    /// Failures in a row.
+    pub fn faults(&self) -> u32 {
+        self.faults
+    }
+
     /// Until when it is left alone; zero if it is not.
     pub fn until(&self) -> Moment {
         self.until

@@ -3,7 +3,7 @@
 //! In: what [`choose`](super::choose) gets. Out: for each candidate its terms, and with which
 //! chance it would have been taken. It decides nothing; it says of the choice what people ask.
 
-use super::choose::{Ask, Candidate, Terms, near, score, standing, weight};
+use super::choose::{Ask, Candidate, Terms, near, order, score, standing, weight};
 use crate::types::Moment;
 
 /// One candidate, judged.
@@ -24,38 +24,48 @@ pub struct Verdict {
 
 /// Judges all candidates; the best one first.
 pub fn verdicts(candidates: &[Candidate], ask: &Ask, now: Moment) -> Vec<Verdict> {
-    let mut all: Vec<(Verdict, bool)> = candidates.iter().map(|c| judge(c, ask, now)).collect();
-    all.sort_by(|(a, _), (b, _)| {
-        (a.rank, a.terms.total)
-            .partial_cmp(&(b.rank, b.terms.total))
-            .unwrap_or(std::cmp::Ordering::Equal)
-    });
-    let Some((rank, least)) = all.first().map(|(v, _)| (v.rank, v.terms.total)) else {
-        return Vec::new();
-    };
-    let is_near = |v: &Verdict| v.rank == rank && v.terms.total <= near(least);
+    let mut all: Vec<Judged> = candidates.iter().map(|c| judge(c, ask, now)).collect();
+    let key = |j: &Judged| (j.verdict.rank, j.order);
+    all.sort_by(|a, b| key(a).partial_cmp(&key(b)).unwrap_or(std::cmp::Ordering::Equal));
+    let Some((rank, least)) = all.first().map(key) else { return Vec::new() };
+    let is_near = |j: &Judged| !j.closed && j.verdict.rank == rank && j.order <= near(least);
     // One on this node wins outright among near-equals, the first of those in the list.
-    let here = all.iter().filter(|(v, local)| *local && is_near(v)).map(|(v, _)| v.index).min();
+    let here = all.iter().filter(|j| j.is_local && is_near(j)).map(|j| j.verdict.index).min();
     let here = here.filter(|_| ask.prefer_local >= 1.0);
-    let sum: f64 = all.iter().filter(|(v, _)| is_near(v)).map(|(v, _)| weight(v.terms.total)).sum();
-    for (verdict, _) in &mut all {
-        verdict.chance = match here {
-            Some(index) => f64::from(u8::from(index == verdict.index)),
-            None if is_near(verdict) => weight(verdict.terms.total) / sum,
+    let weight_of = |j: &Judged| weight(j.verdict.terms.total);
+    let sum: f64 = all.iter().filter(|j| is_near(j)).map(weight_of).sum();
+    for judged in &mut all {
+        judged.verdict.chance = match here {
+            Some(index) => f64::from(u8::from(index == judged.verdict.index)),
+            None if is_near(judged) => weight_of(judged) / sum,
             None => 0.0,
         };
     }
-    all.into_iter().map(|(verdict, _)| verdict).collect()
+    all.into_iter().map(|judged| judged.verdict).collect()
 }
 
-fn judge(c: &Candidate, ask: &Ask, now: Moment) -> (Verdict, bool) {
+/// A verdict, and what else decides.
+struct Judged {
+    verdict: Verdict,
+    /// What it is compared by with others of its rank.
+    order: f64,
+    is_local: bool,
+    closed: bool,
+}
+
+fn judge(c: &Candidate, ask: &Ask, now: Moment) -> Judged {
     let terms = score(c, ask, now);
     let saved = match c.session {
         true => score(&Candidate { session: false, ..*c }, ask, now).total - terms.total,
         false => 0.0,
     };
     let rank = standing(c, ask, now).0;
-    (Verdict { index: c.index, terms, saved: saved.max(0.0), chance: 0.0, rank }, c.is_local)
+    Judged {
+        verdict: Verdict { index: c.index, terms, saved: saved.max(0.0), chance: 0.0, rank },
+        order: order(c, terms.total, now),
+        is_local: c.is_local,
+        closed: c.closed,
+    }
 }
 
 #[cfg(test)]

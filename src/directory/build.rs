@@ -215,7 +215,10 @@ fn place(
             url: engine.url.clone(),
         }));
     }
+    let ours = state.this.principal.as_ref();
+    let same = ours.zip(source.principal.as_ref()).is_some_and(|(a, b)| a.same_owner(b));
     let node = Arc::new(Node {
+        mine: source.kind == NodeKind::This || same,
         id: source.id,
         name: source.name,
         kind: source.kind,

@@ -73,6 +73,7 @@ fn candidate(index: usize, offer: &Offer, need: &Need, now: Moment) -> Candidate
         alive: offer.endpoint.up && node.is_alive(),
         able: able(&offer.capabilities, &need.capabilities),
         rest_until: if rest_until > now { rest_until } else { Moment::ZERO },
+        closed: node.says_no().is_some(),
         held,
         loaded_ctx: cell.loaded_ctx.load(Relaxed),
         default_ctx: offer.num_ctx.or(offer.endpoint.default_ctx).unwrap_or(0),

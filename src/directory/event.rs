@@ -11,6 +11,7 @@ use bytes::Bytes;
 use serde_json::Value;
 
 use super::snapshot::Unused;
+use crate::api::report::Accepting;
 use crate::types::{
     ApiSet, Capabilities, ClientKind, Dial, Digest, EngineKind, NodeId, NodeKind, NodeName,
     PathKind, Principal, RungState,
@@ -187,6 +188,8 @@ pub struct Listing {
     pub dial: Dial,
     /// Path prefix there.
     pub prefix: Arc<str>,
+    /// For whom it works, and why not for all; `None` = it does not say.
+    pub accepting: Option<(Accepting, String)>,
     /// Its engines.
     pub engines: Vec<EngineListing>,
 }

@@ -31,6 +31,7 @@ pub fn wire_of(snapshot: &Snapshot, version: &str, may: impl Fn(&Offer) -> bool)
             version: version.to_owned(),
         },
         accepting: "all".to_owned(),
+        why: String::new(),
         engines: engines.collect(),
         offers: offers.map(|offer| row(offer)).collect(),
     }

@@ -52,6 +52,11 @@ impl Rests {
         (breaker.until(), room, word)
     }
 
+    /// How many failures there were in a row.
+    pub fn faults(&self) -> u32 {
+        self.breaker.lock().faults()
+    }
+
     /// How long it still rests.
     pub fn left(&self, now: Moment) -> Duration {
         self.read(1, now).0.since(now)

@@ -12,6 +12,7 @@ use bytes::Bytes;
 
 use super::cell::{Cell, PathCell};
 use super::heard::NodeCell;
+use crate::api::report::Accepting;
 use crate::types::{
     ApiSet, Capabilities, Dial, Digest, EndpointId, EngineKind, ModelKey, Moment, NodeId, NodeKind,
     NodeName, PathKind, Principal, RungState,
@@ -103,6 +104,8 @@ pub struct Node {
     pub kind: NodeKind,
     /// Its owner or tags; `None` for this node without a tailnet, and for configured servers.
     pub principal: Option<Principal>,
+    /// Whether it is this node, or of the same owner.
+    pub mine: bool,
     /// The version of its sidecar.
     pub version: Option<String>,
     /// Why the last look at it found nothing; `None` while it answers.
@@ -170,6 +173,26 @@ impl Node {
     /// Whether requests surely get there now.
     pub fn is_alive(&self) -> bool {
         self.is_this() || self.best_path().is_some()
+    }
+
+    /// Why it takes no requests of ours now, in a sentence; `None` if it does, or never said.
+    pub fn says_no(&self) -> Option<String> {
+        let (whom, why) = self.cell.accepting()?;
+        let theirs = match whom {
+            Accepting::All => return None,
+            _ if self.is_this() => return None,
+            Accepting::Mine if self.mine => return None,
+            Accepting::Mine => "works only for devices of its owner now",
+            Accepting::None => "takes no requests of others now",
+        };
+        let state = ["paused", "draining", "asleep", "going to sleep", "in use"];
+        Some(match &*why {
+            "" => format!("{} {theirs}", self.name),
+            why if state.iter().any(|word| why.starts_with(word)) => {
+                format!("{} is {why}", self.name)
+            }
+            why => format!("{} {theirs} ({why})", self.name),
+        })
     }
 
     /// Whether it is worth a try: besides a living node, one that said on the local network

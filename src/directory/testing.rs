@@ -90,6 +90,7 @@ pub(crate) fn listing(last: u8, models: Vec<ModelListing>) -> Listing {
         version: Some("0.1.0".to_owned()),
         dial: dial(last),
         prefix: "".into(),
+        accepting: None,
         engines: vec![engine("ollama", models)],
     }
 }

@@ -8,13 +8,11 @@
 
 use std::fmt::Write as _;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 
 use serde_json::{Value, json};
 
 use super::candidates::{self, Need};
 use super::snapshot::Offer;
-use crate::api::report::Accepting;
 use crate::balance::{self, Candidate, Pick, Verdict, claims, verdicts};
 use crate::types::{Api, Moment};
 
@@ -112,6 +110,7 @@ pub fn weigh(
         };
         let fate = match (chosen, v) {
             (Some(index), v) if index == v.index => Fate::Chosen,
+            (_, v) if v.terms.behind == "closed" => Fate::Out,
             (_, Verdict { rank: 1.., .. }) => Fate::Behind,
             (_, v) if v.chance > 0.0 => Fate::Near,
             _ => Fate::Slower,
@@ -193,6 +192,10 @@ fn behind(word: &'static str) -> &'static str {
         "unable" => "cannot do it",
         "rests" => "rests after failures",
         "window" => "has too small a window",
+        "closed" => "takes no requests of ours",
+        "half-open" => "is tried after a failure",
+        "slow start" => "has just come back",
+        "unmeasured" => "is not known yet",
         other => other,
     }
 }
@@ -225,7 +228,7 @@ fn speaks_against(offer: &Offer, c: &Candidate, scales: &Scales<'_>, v: &Verdict
         }
         "rests" => {
             let left = c.rest_until.since(scales.now).as_secs_f64();
-            match offer.cell.failures.load(Relaxed) {
+            match offer.cell.rests.faults() {
                 0 => format!("rests for {}", span(left)),
                 1 => format!("rests for {} after a failure", span(left)),
                 n => format!("rests for {} after {n} failures", span(left)),
@@ -236,26 +239,23 @@ fn speaks_against(offer: &Offer, c: &Candidate, scales: &Scales<'_>, v: &Verdict
             let wanted = scales.ask.prompt_tokens.max(scales.ask.min_context);
             format!("its window of {window} tokens does not hold {wanted}")
         }
+        "closed" => offer.node.says_no().unwrap_or_default(),
+        "half-open" => "is tried with one request after a failure or an absence".to_owned(),
+        "slow start" => "has just come back, and gets more requests by and by".to_owned(),
+        "unmeasured" => format!(
+            "unproven: it has as many requests as it gets ({}) before it has answered {}",
+            claims::UNMEASURED,
+            claims::MEASURED
+        ),
         other => other.to_owned(),
     }
 }
 
 /// Why an offer of the plan is not even a candidate.
 fn no_candidate(offer: &Offer, api: Api) -> String {
-    if !offer.endpoint.apis.has(api) {
-        return format!("its engine does not speak the dialect `{}`", api.label());
-    }
-    match offer.node.cell.accepting() {
-        Some((Accepting::None, why)) if why.is_empty() => {
-            "takes nothing from others now".to_owned()
-        }
-        Some((Accepting::None, why)) => format!("takes nothing from others now: {why}"),
-        Some((Accepting::Mine, why)) => format!("takes only what is of its owner now: {why}"),
-        _ => format!(
-            "unproven: it has as many requests as it gets ({}) before it has answered {}",
-            claims::UNMEASURED,
-            claims::MEASURED
-        ),
+    match offer.endpoint.apis.has(api) {
+        false => format!("its engine does not speak the dialect `{}`", api.label()),
+        true => String::new(),
     }
 }
 
@@ -444,7 +444,7 @@ mod tests {
         let offers = offers(&snapshot);
         snapshot.nodes.iter().find(|n| n.name.as_str() == "asleep").unwrap().paths[0].cell.lost();
         let sick = offers.iter().find(|o| o.node.name.as_str() == "sick").unwrap();
-        sick.cell.failed(Moment::ZERO, &[Duration::from_secs(30)]);
+        sick.cell.rests.fault(Moment::ZERO, Moment::ZERO, &[Duration::from_secs(30)]);
         let rows = told(offers, &need(&["completion", "tools"]), None);
         check(
             &rows,

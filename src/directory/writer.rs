@@ -355,6 +355,9 @@ fn apply_listed(state: &mut State, node: &NodeId, listing: Listing, now: Moment)
     }
     changed |= member.lead(way);
     member.before = Duration::ZERO;
+    if let Some((whom, why)) = &listing.accepting {
+        state.cells.node(node).accepts(*whom, why);
+    }
     write_cells(&state.cells, node, &listing.engines);
     let known = Known { kind: listing.kind, version: listing.version, engines: listing.engines };
     let same = member.listing.as_ref().is_some_and(|old| {

@@ -141,8 +141,9 @@ impl Mesh {
         let snapshot = self.parts.directory.load();
         let version = env!("CARGO_PKG_VERSION");
         let may = |offer: &Offer| !offer.remote && granted.may(Verb::List, &offer.key).is_some();
-        let accepting = self.reports.accepting().label().to_owned();
-        let offers = wire::Offers { accepting, ..wire_of(&snapshot, version, may) };
+        let (accepting, why) = self.reports.accepting();
+        let accepting = accepting.label().to_owned();
+        let offers = wire::Offers { accepting, why, ..wire_of(&snapshot, version, may) };
         let Ok((body, tag)) = offers.encode() else {
             return empty(StatusCode::INTERNAL_SERVER_ERROR);
         };

@@ -68,9 +68,11 @@ impl Reports {
         Reports { sources, rounds, readers: Arc::default(), _task }
     }
 
-    /// For whom this node works now.
-    pub(super) fn accepting(&self) -> Accepting {
-        self.sources.gates.share().borrow().accepting
+    /// For whom this node works now, and why not for all.
+    pub(super) fn accepting(&self) -> (Accepting, String) {
+        let share = self.sources.gates.share();
+        let share = share.borrow();
+        (share.accepting, share.why.to_string())
     }
 
     /// The stream for whoever is at the other end of a connection; `None` for a program of this

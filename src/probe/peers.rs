@@ -319,6 +319,7 @@ pub(super) async fn look_at_offers(
                 version: Some(offers.node.version.clone()),
                 dial: to.dial.clone(),
                 prefix: to.prefix.clone(),
+                accepting: Some(offers.accepts()),
                 engines: list::offers(offers, &to.dial),
             }
         }
@@ -360,6 +361,7 @@ async fn look_at_engine(tools: &Tools, to: &Target, memory: &mut Memory) -> Resu
         version: None,
         dial: to.dial.clone(),
         prefix: to.prefix.clone(),
+        accepting: None,
         engines: vec![EngineListing {
             name: identity.kind.label().into(),
             kind: identity.kind,

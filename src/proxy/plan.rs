@@ -90,7 +90,7 @@ pub(crate) fn plan(
             && match asked.wishes.place {
                 Where::Anywhere | Where::Mesh => true,
                 Where::This => offer.node.is_this(),
-                Where::Mine => is_mine(snapshot, &offer.node),
+                Where::Mine => offer.node.mine,
             }
     };
     let offers: Vec<Arc<Offer>> = match &pinned {
@@ -106,7 +106,22 @@ pub(crate) fn plan(
     if offers.is_empty() {
         return missing(snapshot, asked, model, pinned.as_deref(), now);
     }
+    if let Some(closed) = closed(&offers) {
+        let text = match pinned {
+            Some(_) => closed,
+            None => format!("no node takes requests for model '{}' now: {closed}", model.bare),
+        };
+        return Err(Failure::exhausted(text));
+    }
     Ok(Planned::Serve(Plan { offers, pinned: pinned.map(|n| n.name.clone()), aliased, limits }))
+}
+
+/// Why none of these takes requests of ours now, each node once; `None` if one does.
+pub(crate) fn closed(offers: &[Arc<Offer>]) -> Option<String> {
+    let why: Option<Vec<String>> = offers.iter().map(|offer| offer.node.says_no()).collect();
+    let mut why = why?;
+    why.dedup();
+    Some(why.join("; "))
 }
 
 /// The node a request is pinned to: by header, by `/node/NAME/`, or by `model@node`.
@@ -244,17 +259,6 @@ pub(crate) fn unknown(asked: &Asked, model: &RequestedModel) -> Failure {
 pub(crate) fn local_ollama(snapshot: &Snapshot) -> Option<&Arc<crate::directory::Endpoint>> {
     let this = snapshot.nodes.first()?;
     this.endpoints.iter().find(|e| e.kind == EngineKind::Ollama && e.up)
-}
-
-fn is_mine(snapshot: &Snapshot, node: &Node) -> bool {
-    if node.is_this() {
-        return true;
-    }
-    let mine = snapshot.nodes.first().and_then(|this| this.principal.as_ref());
-    match (mine, &node.principal) {
-        (Some(a), Some(b)) => a.same_owner(b),
-        _ => false,
-    }
 }
 
 fn speaks(offer: &Offer, api: Api) -> bool {

@@ -71,7 +71,9 @@ pub(crate) async fn serve(
         let now = px.clock.now();
         numbers.clear();
         candidates::of(&plan.offers, &need, now, &mut numbers);
-        numbers.retain(|c| !tried.out.contains(&c.index) && !tried.late.contains(&c.index));
+        numbers.retain(|c| {
+            !c.closed && !tried.out.contains(&c.index) && !tried.late.contains(&c.index)
+        });
         if numbers.is_empty() {
             // All others failed: what was late may have come through by now.
             let Some(late) = tried.late.pop() else { break };
@@ -222,6 +224,7 @@ impl Tried {
         }
         let mut list: Vec<String> =
             self.log.iter().map(|(node, _, text)| format!("{node}: {text}")).collect();
+        list.extend(plan.offers.iter().filter_map(|offer| offer.node.says_no()));
         list.extend(plan::outage(&px.directory.load(), px.clock.now()));
         let mut failure = Failure::exhausted(format!(
             "no node could answer for model '{}' ({})",

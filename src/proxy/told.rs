@@ -32,6 +32,7 @@ pub(super) fn hear(px: &Proxy, offer: &Offer, headers: &HeaderMap) {
     let Ok(key) = ModelKey::parse(&row.name) else { return };
     let snapshot = px.directory.load();
     let Some(offer) = snapshot.offer(&offer.node.id, &row.engine, &key) else { return };
+    offer.node.cell.accepts(row.accepting, &row.why);
     offer.node.cell.hold_at_least(px.timing.report_believed);
     offer.hear(&row, Duration::from_millis(row.wait_ms), px.clock.now());
 }

@@ -170,6 +170,7 @@ mod tests {
             Arc::new(Path { kind, dial, prefix: "".into(), cell: Arc::new(PathCell::default()) })
         };
         Node {
+            mine: true,
             id: id("gpu"),
             name: who("gpu").name,
             kind: NodeKind::Rich,

@@ -122,6 +122,7 @@ impl Node {
             version: None,
             dial: dial.clone(),
             prefix: "".into(),
+            accepting: None,
             engines: Vec::new(),
         };
         self.directory.path(&peer.who.id, &dial).ok(self.clock.now(), None);
