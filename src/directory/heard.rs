@@ -499,6 +499,32 @@ mod tests {
     }
 
     #[test]
+    fn who_takes_nothing_of_ours_is_closed_and_says_why() {
+        let snapshot = world();
+        let gpu = theirs(&snapshot).node.clone();
+        let closed = || (candidates_of(&snapshot, at(0))[1].closed, gpu.says_no());
+        assert!(!gpu.mine, "nobody said whose it is");
+        for (whom, why, says) in [
+            (Accepting::All, "", None),
+            (Accepting::None, "paused until 18:00", Some("gpu is paused until 18:00")),
+            (Accepting::None, "", Some("gpu takes no requests of others now")),
+            (
+                Accepting::None,
+                "quiet hours until 06:00",
+                Some("gpu takes no requests of others now (quiet hours until 06:00)"),
+            ),
+            (
+                Accepting::Mine,
+                "on battery",
+                Some("gpu works only for devices of its owner now (on battery)"),
+            ),
+        ] {
+            gpu.cell.accepts(whom, why);
+            assert_eq!(closed(), (says.is_some(), says.map(str::to_owned)), "{why}");
+        }
+    }
+
+    #[test]
     fn a_node_that_was_away_gets_one_request_until_one_was_answered() {
         let (mut state, snapshot) = asleep_and_back();
         let offer = theirs(&snapshot);

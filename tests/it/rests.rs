@@ -1,11 +1,13 @@
 //! What fails rests, and is tried before it is used again.
 
 use serde_json::json;
+use tailherd::app::control::Wish;
 use tailherd::demo::client::{Answer, get};
 use tailherd::demo::engine::Fault;
 use tailherd::demo::node::NodeSpec;
+use tailherd::demo::tailscaled::Owner;
 
-use crate::world::{Sends as _, World, count, counting, me, ms, served_by};
+use crate::world::{Sends as _, World, count, counting, me, ms, served_by, until};
 
 /// `count` on two nodes, of which gpu is much faster. What failed rests for `cooldown`.
 async fn two(cooldown: &str) -> World {
@@ -82,4 +84,64 @@ async fn what_rests_is_asked_when_nobody_else_is_left() {
     let by = (answer.status, served_by(&answer), answer.header("x-tailherd-attempts"));
     assert_eq!(by, (200, "nas", "2"), "{}", answer.text());
     assert_eq!((served_by(&ask(&world).await), breaker(&world).await), ("nas", Some(1)));
+}
+
+/// Waits until the laptop knows for whom a node works.
+async fn knows(world: &World, node: &str, accepting: &str) {
+    let so = async || {
+        let status = world.status("laptop").await;
+        let peers = status["peers"].as_array().unwrap();
+        peers.iter().any(|p| p["name"] == node && p["accepting"] == accepting)
+    };
+    assert!(until(so).await, "{node}: {:#}", world.status("laptop").await["peers"]);
+}
+
+#[tokio::test]
+async fn who_takes_nothing_is_not_asked_and_a_client_that_means_him_is_told_why() {
+    let world = two("60s").await;
+    let seen = |node| world.engine(node).seen_at("/api/generate").len();
+    let (gpu, nas) = (seen("gpu"), seen("nas"));
+    world.node("gpu").obey(Wish::Pause { seconds: Some(7200) }).await.unwrap();
+    knows(&world, "gpu", "none").await;
+    let answer = ask(&world).await;
+    let by = (served_by(&answer), answer.header("x-tailherd-attempts"));
+    assert_eq!(by, ("nas", "1"), "it is not even tried: {}", answer.text());
+    let pinned = world.post("laptop", "/api/generate", count("count@gpu", 2)).send().await;
+    assert_eq!(pinned.status, 503);
+    assert!(pinned.text().contains("\"gpu is paused until "), "{}", pinned.text());
+
+    world.node("nas").obey(Wish::Drain).await.unwrap();
+    knows(&world, "nas", "none").await;
+    let nobody = ask(&world).await;
+    let text = nobody.text();
+    assert_eq!(nobody.status, 503);
+    for part in ["model 'count' now: gpu is paused until ", "; nas is draining"] {
+        assert!(text.contains(part), "{text}");
+    }
+    assert_eq!((seen("gpu"), seen("nas")), (gpu, nas + 1));
+
+    world.node("gpu").obey(Wish::Resume).await.unwrap();
+    knows(&world, "gpu", "all").await;
+    assert_eq!(served_by(&ask(&world).await), "gpu");
+}
+
+#[tokio::test]
+async fn a_node_that_works_for_its_owner_is_asked_by_his_devices_only() {
+    let mine = json!({"share": {"when": "mine"}});
+    let world = World::start(vec![
+        NodeSpec::new("laptop", me(), None),
+        NodeSpec::new("desk", me(), Some(counting("desk", ms(2)))).with(mine.clone()),
+        NodeSpec::new("gpu", Owner::tag("tag:ollama"), Some(counting("gpu", ms(2)))).with(mine),
+    ])
+    .await;
+    for node in ["desk", "gpu"] {
+        world.sees("laptop", "count:latest", node).await;
+        knows(&world, node, "mine").await;
+    }
+    for _ in 0..3 {
+        assert_eq!(served_by(&ask(&world).await), "desk");
+    }
+    let pinned = world.post("laptop", "/api/generate", count("count@gpu", 2)).send().await;
+    let why = "gpu works only for devices of its owner now (share.when is mine)";
+    assert!(pinned.status == 503 && pinned.text().contains(why), "{}", pinned.text());
 }
