@@ -59,7 +59,7 @@ impl Router {
                         Ok(router.meeting(request, &identity, &key).await)
                     }
                     Some(_) if path == wire::PING => Ok(router.alive(&request, &identity)),
-                    _ => Ok::<_, Infallible>(router.control(&request, kind, &identity).await),
+                    _ => Ok::<_, Infallible>(router.control(request, kind, &identity).await),
                 }
             }
         }))
@@ -141,7 +141,7 @@ impl Router {
 
     async fn control(
         &self,
-        request: &Request<Incoming>,
+        request: Request<Incoming>,
         kind: ListenerKind,
         identity: &Arc<Identity>,
     ) -> Response<Body> {
@@ -150,8 +150,11 @@ impl Router {
             Err(no) => return self.refuse(kind, no),
         };
         let path = request.uri().path();
+        if path == mesh::WITHDRAW {
+            return self.mesh.withdraw(request, &caller).await;
+        }
         if path.starts_with(mesh::PREFIX) {
-            return self.mesh.answer(request, &caller, &granted, identity);
+            return self.mesh.answer(&request, &caller, &granted, identity);
         }
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
             return text(StatusCode::METHOD_NOT_ALLOWED, "");

@@ -132,6 +132,8 @@ pub enum Reason {
     Paused,
     /// The same, by a person's order to take nothing new.
     Draining,
+    /// Who sent it took it back.
+    Withdrawn,
     /// Its model could not be loaded.
     Load(LoadFail),
 }
@@ -145,6 +147,7 @@ impl Reason {
             Reason::NotLoaded => Why::NotLoaded.label(),
             Reason::Paused => "paused",
             Reason::Draining => "draining",
+            Reason::Withdrawn => "withdrawn",
             Reason::Load(_) => "load_failed",
         }
     }

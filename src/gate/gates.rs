@@ -10,7 +10,7 @@ use tokio::sync::watch;
 
 use super::ask::load_time;
 use super::share::Used;
-use super::{Gate, GateConfig, Loader, Share, Told, weights_of};
+use super::{Attempt, Gate, GateConfig, Loader, Share, Told, weights_of};
 use crate::api::report::Row;
 use crate::balance::queue::Target;
 use crate::directory::{Endpoint, Offer};
@@ -160,6 +160,14 @@ impl Gates {
         let mut waiting = Vec::new();
         self.all().iter().for_each(|gate| gate.waiting(from, &mut waiting));
         waiting
+    }
+
+    /// A sidecar takes one of its requests back, if it still waits: then it is refused as
+    /// withdrawn, and that is all that becomes of it. `Some(false)`: it had begun, and goes on.
+    /// `None`: no such request of that sidecar is here.
+    pub fn withdraw(&self, attempt: &Attempt) -> Option<bool> {
+        let gates: Vec<Arc<Gate>> = self.gates.lock().values().map(|(_, g)| g.clone()).collect();
+        gates.iter().find_map(|gate| gate.withdraw(attempt))
     }
 
     /// Another bound of the queues (the configuration was read again).

@@ -88,7 +88,7 @@ async fn got(task: JoinHandle<Result<Ticket, Refusal>>) -> Result<Ticket, Refusa
     task.await.unwrap()
 }
 
-fn ask(model: &str) -> Ask {
+pub(super) fn ask(model: &str) -> Ask {
     Ask {
         model: ModelKey::parse(model).unwrap(),
         name: model.into(),

@@ -8,14 +8,14 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::sync::{oneshot, watch};
 
-use super::ask::{Ask, Reason, Refusal, is_zero, weights_of};
+use super::ask::{Ask, Attempt, Reason, Refusal, is_zero, weights_of};
 use super::gates::Shared;
 use super::share::Using;
+use super::waiting::{Entered, Waiting};
 use super::{LoadDone, LoadFail, LoadRequest, Loader};
 use crate::balance::queue::{
     Action, Entry, LoadPlan, LoadWhy, Queue, Seen, Standing, Target, WaiterId,
 };
-use crate::directory::Cell;
 use crate::telemetry::{CallerMeter, Clock, Counted, Metrics, ModelMeter};
 use crate::types::{
     Class, Digest, EndpointId, EngineKind, LoadKey, ModelKey, Moment, NodeId, Outcome, Side,
@@ -53,6 +53,8 @@ struct State {
     calls: HashMap<WaiterId, Call>,
     /// Requests of other nodes, those that run included.
     others: HashSet<WaiterId>,
+    /// Requests of other sidecars that were let in and are not over.
+    begun: HashMap<WaiterId, Attempt>,
 }
 
 /// Somebody who waits.
@@ -84,8 +86,13 @@ impl Gate {
     ) -> Arc<Gate> {
         let loads = config.kind == EngineKind::Ollama;
         let queue = Queue::new(loads, config.slots, config.queue as usize);
-        let state =
-            Mutex::new(State { queue, next: 0, calls: HashMap::new(), others: HashSet::new() });
+        let state = Mutex::new(State {
+            queue,
+            next: 0,
+            calls: HashMap::new(),
+            others: HashSet::new(),
+            begun: HashMap::new(),
+        });
         Arc::new(Gate { endpoint: config.endpoint, loader, clock, metrics, node, state })
     }
 
@@ -97,58 +104,77 @@ impl Gate {
     /// Waits for a place, and for the load that the request needs. Dropping the future gives the
     /// place in the queue up; a load that was begun for it goes on.
     pub async fn enter(self: &Arc<Self>, ask: Ask) -> Result<Ticket, Refusal> {
+        match self.ask(ask)? {
+            Entered::Runs(ticket) => Ok(ticket),
+            Entered::Waits(waiting) => waiting.ticket().await,
+        }
+    }
+
+    /// Asks for a place: it is there now, or it has to be waited for.
+    pub fn ask(self: &Arc<Self>, ask: Ask) -> Result<Entered, Refusal> {
         let began = self.clock.now();
         let meter = self.metrics.model(ask.model.short());
         let ask = Arc::new(ask);
         let (answer, answered) = oneshot::channel();
-        let place = {
-            let mut state = self.state.lock();
-            // With the lock held: whoever is not sent away here is seen by `heed`.
-            if let Some(refusal) = self.node.share.borrow().refuses(ask.side) {
-                return Err(refusal);
-            }
-            let id = WaiterId(state.next);
-            state.next += 1;
-            let entry = state.queue.enter(ask.waiter(id), began);
-            let using = (ask.side == Side::Here && ask.class == Class::Own)
-                .then(|| self.node.used.begin(self.clock));
-            let place = Place { gate: self.clone(), id, held: true, _using: using };
-            if ask.side != Side::Here {
-                state.others.insert(id);
-            }
-            self.tell();
-            match entry {
-                Entry::Start => {
-                    drop(state);
-                    return Ok(Ticket::new(place, ask, meter, began));
-                }
-                Entry::Refuse(refusal) => {
-                    state.others.remove(&id);
-                    place.gone();
-                    return Err(refusal.into());
-                }
-                Entry::Wait => {
-                    state.calls.insert(id, Call { ask: ask.clone(), answer });
-                }
-                Entry::Load(plan) => {
-                    state.calls.insert(id, Call { ask: ask.clone(), answer });
-                    self.load(&state, plan);
-                }
-            }
-            place
-        };
-
-        let _queued = meter.queued();
-        let _counted = Waits::new(&ask.cell);
-        match answered.await {
-            Ok(Ok(())) => Ok(Ticket::new(place, ask, meter, began)),
-            Ok(Err(refusal)) => {
-                place.gone();
-                Err(refusal)
-            }
-            // The gate answers everybody it has; it cannot go while `place` holds it.
-            Err(_) => Err(Refusal { why: Reason::Wait, retry_after: Duration::ZERO }),
+        let mut state = self.state.lock();
+        // With the lock held: whoever is not sent away here is seen by `heed`.
+        if let Some(refusal) = self.node.share.borrow().refuses(ask.side) {
+            return Err(refusal);
         }
+        let id = WaiterId(state.next);
+        state.next += 1;
+        let entry = state.queue.enter(ask.waiter(id), began);
+        let using = (ask.side == Side::Here && ask.class == Class::Own)
+            .then(|| self.node.used.begin(self.clock));
+        let place = Place { gate: self.clone(), id, held: true, _using: using };
+        if ask.side != Side::Here {
+            state.others.insert(id);
+        }
+        self.tell();
+        match entry {
+            Entry::Start => {
+                state.begins(id, &ask);
+                drop(state);
+                return Ok(Entered::Runs(Ticket::new(place, ask, meter, began)));
+            }
+            Entry::Refuse(refusal) => {
+                state.others.remove(&id);
+                place.gone();
+                return Err(refusal.into());
+            }
+            Entry::Wait => {
+                state.calls.insert(id, Call { ask: ask.clone(), answer });
+            }
+            Entry::Load(plan) => {
+                state.calls.insert(id, Call { ask: ask.clone(), answer });
+                self.load(&state, plan);
+            }
+        }
+        drop(state);
+        Ok(Entered::Waits(Waiting::new(place, ask, meter, began, answered)))
+    }
+
+    /// A sidecar takes one of its requests back: it waits no longer, and is refused as withdrawn.
+    /// `Some(false)`: it had begun, and goes on. `None`: it is not here.
+    pub(super) fn withdraw(self: &Arc<Self>, attempt: &Attempt) -> Option<bool> {
+        let mut state = self.state.lock();
+        let is = |ask: &Ask| ask.attempt.as_ref() == Some(attempt);
+        let Some(id) = state.calls.iter().find(|(_, c)| is(&c.ask)).map(|(id, _)| *id) else {
+            return state.begun.values().any(|begun| begun == attempt).then_some(false);
+        };
+        let now = self.clock.now();
+        let why = Reason::Withdrawn;
+        state.answer(id, Err(Refusal { why, retry_after: Duration::ZERO }));
+        let actions = state.queue.withdraw(id, now);
+        self.tell();
+        self.act(&mut state, actions);
+        Some(true)
+    }
+
+    /// How long a request that waits here will still wait; `None` = it does not wait.
+    pub(super) fn left(&self, id: WaiterId) -> Option<Duration> {
+        let now = self.clock.now();
+        self.state.lock().queue.left(id, now)
     }
 
     /// What the engine said, when asked at `asked`, that it has in memory (see [`weights_of`]).
@@ -334,11 +360,20 @@ impl Gate {
 impl State {
     fn answer(&mut self, id: WaiterId, answer: Result<(), Refusal>) {
         if let Some(call) = self.calls.remove(&id) {
-            if answer.is_err() {
-                self.others.remove(&id);
+            match answer {
+                Ok(()) => self.begins(id, &call.ask),
+                Err(_) => {
+                    self.others.remove(&id);
+                }
             }
             // If nobody listens any more, its `Place` is being dropped.
             let _ = call.answer.send(answer);
+        }
+    }
+
+    fn begins(&mut self, id: WaiterId, ask: &Ask) {
+        if let Some(attempt) = &ask.attempt {
+            self.begun.insert(id, attempt.clone());
         }
     }
 }
@@ -351,16 +386,16 @@ impl std::fmt::Debug for Gate {
 
 /// A place in the queue or at the engine, given back when dropped.
 #[derive(Debug)]
-struct Place {
-    gate: Arc<Gate>,
-    id: WaiterId,
+pub(super) struct Place {
+    pub(super) gate: Arc<Gate>,
+    pub(super) id: WaiterId,
     held: bool,
     _using: Option<Using>,
 }
 
 impl Place {
     /// The queue has already forgotten it.
-    fn gone(mut self) {
+    pub(super) fn gone(mut self) {
         self.held = false;
     }
 }
@@ -373,6 +408,7 @@ impl Drop for Place {
         let mut state = self.gate.state.lock();
         state.others.remove(&self.id);
         state.calls.remove(&self.id);
+        state.begun.remove(&self.id);
         let actions = state.queue.withdraw(self.id, self.gate.clock.now());
         self.gate.tell();
         self.gate.act(&mut state, actions);
@@ -400,22 +436,6 @@ impl Drop for Load {
     }
 }
 
-/// Counts a waiting request in its cell.
-struct Waits(Arc<Cell>);
-
-impl Waits {
-    fn new(cell: &Arc<Cell>) -> Waits {
-        cell.queued.fetch_add(1, Relaxed);
-        Waits(cell.clone())
-    }
-}
-
-impl Drop for Waits {
-    fn drop(&mut self) {
-        self.0.queued.fetch_sub(1, Relaxed);
-    }
-}
-
 /// The right to use the engine. Hold it to the end of the answer's body.
 #[derive(Debug)]
 pub struct Ticket {
@@ -431,7 +451,12 @@ pub struct Ticket {
 }
 
 impl Ticket {
-    fn new(place: Place, ask: Arc<Ask>, meter: Arc<ModelMeter>, began: Moment) -> Ticket {
+    pub(super) fn new(
+        place: Place,
+        ask: Arc<Ask>,
+        meter: Arc<ModelMeter>,
+        began: Moment,
+    ) -> Ticket {
         let started = place.gate.clock.now();
         let waited = started.since(began);
         meter.waited(waited);

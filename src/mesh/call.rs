@@ -121,13 +121,13 @@ pub(super) fn answer<T: Serialize>(status: StatusCode, say: &T) -> Response<Body
 }
 
 /// What was said in a request, if it is short enough, whole, and came in time.
-pub(super) async fn said<B, T>(body: B, limit: Duration) -> Result<T, String>
+pub(super) async fn said<B, T>(body: B, most: usize, limit: Duration) -> Result<T, String>
 where
     B: http_body::Body<Data = Bytes>,
     B::Error: Into<crate::net::BoxError>,
     T: DeserializeOwned,
 {
-    let read = Limited::new(body, hello::MOST_BYTES).collect();
+    let read = Limited::new(body, most).collect();
     match timeout(limit, read).await {
         Ok(Ok(body)) => hello::read(&body.to_bytes()).map_err(|error| error.to_string()),
         Ok(Err(error)) => Err(error.to_string()),

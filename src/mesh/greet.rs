@@ -12,7 +12,9 @@ use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 
 use super::{Mesh, call, empty, is_ours, say};
-use crate::api::hello::{Departed, HELLO, HelloNo, HelloSay, MEET, MeetAnswer, MeetSay};
+use crate::api::hello::{
+    Departed, HELLO, HelloNo, HelloSay, MEET, MOST_BYTES, MeetAnswer, MeetSay,
+};
 use crate::net::{Body, BoxError, Identity, TailnetNode};
 use crate::telemetry::wall;
 use crate::trust::{Granted, Hello, PinState, tell};
@@ -46,7 +48,8 @@ impl Mesh {
         if granted.verbs() == Verbs::NONE && !self.is_peer(id) {
             return no(StatusCode::FORBIDDEN, "no rule here lets this node in");
         }
-        let said: HelloSay = match call::said(body, self.parts.timing.hello_limit).await {
+        let said: HelloSay = match call::said(body, MOST_BYTES, self.parts.timing.hello_limit).await
+        {
             Ok(said) => said,
             Err(why) => return no(StatusCode::BAD_REQUEST, &why),
         };
@@ -127,7 +130,8 @@ impl Mesh {
         if !is_ours(&head.headers) {
             return empty(StatusCode::NOT_FOUND);
         }
-        let said: MeetSay = match call::said(body, self.parts.timing.hello_limit).await {
+        let said: MeetSay = match call::said(body, MOST_BYTES, self.parts.timing.hello_limit).await
+        {
             Ok(said) => said,
             Err(why) => return no(StatusCode::BAD_REQUEST, &why),
         };

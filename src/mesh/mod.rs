@@ -5,7 +5,8 @@
 //! caller's rule lets it list. Two tasks speak first: [`Hellos`] over the tailnet, by which
 //! nodes learn each other's keys, and [`Meets`] on the local network, by which they learn
 //! whether they may use them there. One answer goes on: the stream of reports, for which the
-//! reader is judged anew before each line. Nothing is forwarded from here, and no prompt ever comes
+//! reader is judged anew before each line. One question changes something: a peer may take back a
+//! request of its own that still waits at a gate. Nothing is forwarded from here, and no prompt ever comes
 //! here.
 
 use std::collections::HashMap;
@@ -35,10 +36,13 @@ mod pace;
 mod report;
 mod say;
 mod turns;
+mod withdraw;
 
 pub use hello::Hellos;
 pub use meet::Meets;
 pub use report::Sources;
+
+pub use crate::api::attempt::WITHDRAW;
 
 /// The folder of paths that are between sidecars and never forwarded.
 pub const PREFIX: &str = "/mesh/";

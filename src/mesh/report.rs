@@ -75,6 +75,11 @@ impl Reports {
         (share.accepting, share.why.to_string())
     }
 
+    /// The turnstiles of this node's engines.
+    pub(super) fn gates(&self) -> &Gates {
+        &self.sources.gates
+    }
+
     /// The stream for whoever is at the other end of a connection; `None` for a program of this
     /// machine.
     pub(super) fn stream(

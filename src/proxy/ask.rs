@@ -11,6 +11,7 @@ use bytes::Bytes;
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, HOST, HeaderValue};
 use http::{HeaderMap, Request, Uri};
 
+use crate::api::attempt;
 use crate::api::headers::{self, Target};
 use crate::api::peek::{self, KeepAlive, Peeked};
 use crate::directory::{Offer, Sent};
@@ -20,6 +21,7 @@ use crate::types::{Dial, EngineKind, Moment, NodeKind, RequestedModel};
 
 use super::asked::Asked;
 use super::replay::{Held, Uplink};
+use super::wait::{Chosen, Pass};
 
 /// A body of so many bytes takes no time worth counting to be sent.
 const QUICK_BODY: u64 = 64 * 1024;
@@ -38,7 +40,6 @@ pub(crate) struct Ask<'a> {
     pub(crate) decoded: bool,
     /// `keep_alive` cut to what this node allows, as JSON text.
     pub(crate) keep_alive: Option<String>,
-    pub(crate) attempt_id: &'a str,
     pub(crate) max_inflight: Option<u32>,
     pub(crate) may_load: bool,
 }
@@ -60,16 +61,17 @@ impl Ask<'_> {
         dial: &Dial,
         prefix: &str,
         target: Target,
+        sent: Option<&Pass>,
         uplink: Option<Uplink>,
     ) -> Request<Body> {
         let mut request = Request::new(self.body(offer, uplink));
         *request.method_mut() = self.asked.head.method.clone();
         *request.uri_mut() = upstream_uri(self.asked, prefix, self.spelling(offer).as_deref());
-        *request.headers_mut() = self.headers(dial, target);
+        *request.headers_mut() = self.headers(dial, target, sent);
         request
     }
 
-    fn headers(&self, dial: &Dial, target: Target) -> HeaderMap {
+    fn headers(&self, dial: &Dial, target: Target, sent: Option<&Pass>) -> HeaderMap {
         let mut headers = self.asked.head.headers.clone();
         headers::request(&mut headers, target);
         // hyper says the length of the body that really leaves.
@@ -86,7 +88,13 @@ impl Ask<'_> {
         set("x-request-id", &self.asked.request_id);
         if target == Target::Mesh {
             set("x-tailherd-hop", "1");
-            set("x-tailherd-attempt", self.attempt_id);
+            if let Some(pass) = sent {
+                set(attempt::ATTEMPT, &pass.number);
+                set(attempt::PLAN, attempt::plan(pass.loads));
+                if let Some(budget) = pass.budget {
+                    set(attempt::BUDGET, &budget.as_millis().to_string());
+                }
+            }
             if let Some(session) = &self.asked.wishes.session {
                 set("x-tailherd-session", session);
             }
@@ -115,8 +123,11 @@ impl Ask<'_> {
         self.held.measured(peek::rewrite_all(&frames, &edits), skip, uplink)
     }
 
-    /// What the gate has to know.
-    pub(crate) fn at_gate(&self, offer: &Offer) -> gate::Ask {
+    /// What the gate has to know. Of a request that came from another sidecar it was that one
+    /// which chose.
+    pub(crate) fn at_gate(&self, chosen: &Chosen<'_>) -> gate::Ask {
+        let offer = chosen.offer;
+        let mesh = self.asked.is_mesh();
         gate::Ask {
             model: offer.key.clone(),
             name: offer.name.clone(),
@@ -130,10 +141,10 @@ impl Ask<'_> {
             principal: self.asked.caller.label().into(),
             keep_alive: self.keep_alive.clone().or_else(|| self.said_keep_alive()),
             predicted: self.predicted(offer),
-            wait_budget: self.asked.wishes.wait_budget,
+            wait_budget: if mesh { self.asked.wishes.wait_budget } else { chosen.budget },
             max_inflight: self.max_inflight,
             attempt: self.attempt(),
-            may_load: self.may_load,
+            may_load: self.may_load && (mesh || chosen.loads),
         }
     }
 

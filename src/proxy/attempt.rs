@@ -16,9 +16,10 @@ use bytes::Bytes;
 use http::{Response, StatusCode};
 use http_body_util::BodyExt;
 
+use crate::api::attempt::{REFUSED, Refused};
 use crate::api::headers::{self, Target};
 use crate::directory::{Event, Offer, Path, PathCell, Rate, Sent};
-use crate::gate;
+use crate::gate::{self, Entered};
 use crate::net::PooledBody;
 use crate::types::{Dial, NodeKind, Op};
 
@@ -27,6 +28,7 @@ use super::ask::Ask;
 use super::replay::Uplink;
 use super::told;
 use super::vigil::vigil;
+use super::wait::{self, Chosen, Pass};
 use super::way::{self, Ways};
 
 /// Longest upstream error body that is read.
@@ -66,13 +68,15 @@ pub(crate) enum Reason {
     /// 404 or 405 for the route.
     Dialect,
     /// A rule or a limit of that node.
-    Refused,
+    Forbidden,
+    /// The node, or this node's own gate, does not take it now. Nothing has failed.
+    Refused(Refused),
+    /// The node said nothing for longer than it was worth waiting for. Nothing has failed.
+    Left,
     /// The node serves us over the tailnet, not on this way.
     UseTailnet,
     /// The node does not let us in on this way.
     Policy,
-    /// Our own gate's queue is full.
-    QueueFull,
     /// The engine says that the request itself is wrong.
     Rejected,
     /// The answer may not be passed on (redirect, unknown content type).
@@ -90,13 +94,19 @@ impl Reason {
             Reason::Engine => "engine",
             Reason::NotFound => "not_found",
             Reason::Dialect => "dialect",
-            Reason::Refused => "refused",
+            Reason::Forbidden => "refused",
+            Reason::Refused(refused) => refused.label(),
+            Reason::Left => "left",
             Reason::UseTailnet => "use_tailnet",
             Reason::Policy => "policy",
-            Reason::QueueFull => "queue_full",
             Reason::Rejected => "rejected",
             Reason::BadAnswer => "bad_answer",
         }
+    }
+
+    /// Whether something or somebody failed.
+    pub(crate) const fn is_fault(self) -> bool {
+        !matches!(self, Reason::Refused(_) | Reason::Left)
     }
 }
 
@@ -118,6 +128,11 @@ impl Fail {
         Fail { reason, answer: None, text: text.into(), retry_after: None, refused: None }
     }
 
+    /// It was not taken, although nothing has failed.
+    pub(crate) fn refused(refused: Refused) -> Fail {
+        Fail::new(Reason::Refused(refused), refused.text())
+    }
+
     /// Whether the request, or a part of it, had left when it failed.
     fn was_sent(&self) -> bool {
         !matches!(self.reason, Reason::Connect | Reason::SlowConnect)
@@ -129,22 +144,22 @@ impl Fail {
     }
 }
 
-/// Asks one offer, on one way after the other. `others` says whether another candidate is
-/// left: then a connect that is late on a path that answered lately gives way to it.
+/// Asks the offer that was chosen, on one way after the other. If another candidate is left, a
+/// connect that is late on a path that answered lately gives way to it.
 pub(crate) async fn attempt(
     px: &Proxy,
     ask: &Ask<'_>,
-    offer: &Arc<Offer>,
-    others: bool,
+    chosen: &Chosen<'_>,
 ) -> Result<Accepted, Fail> {
+    let (offer, others) = (chosen.offer, chosen.others);
     let started = px.clock.now();
     let inflight = ask.leaves(offer, started);
     if offer.node.is_this() {
-        let ticket = enter_gate(px, ask, offer).await?;
+        let ticket = enter_gate(px, ask, chosen).await?;
         let waited = px.clock.now().since(started);
         let dial = &offer.endpoint.dial;
         let prefix = &offer.endpoint.prefix;
-        let to = To { dial, prefix, target: Target::Engine, uplink: None };
+        let to = To { dial, prefix, target: Target::Engine, pass: None, uplink: None };
         let (head, first, body) = send(px, ask, offer, to, None).await?;
         if ask.unload && head.status.is_success() {
             px.gates.of(&offer.endpoint).note_unloaded(offer.weights.as_ref(), &offer.key);
@@ -169,7 +184,7 @@ pub(crate) async fn attempt(
                 None => return Err(Fail::new(Reason::Connect, "no path")),
             },
         };
-        let fail = match on_path(px, ask, offer, path, limit).await {
+        let fail = match on_path(px, ask, chosen, path, limit).await {
             Ok(sent) => return Ok(answered(path, sent)),
             Err(fail) => fail,
         };
@@ -186,7 +201,7 @@ pub(crate) async fn attempt(
             && !ways.more()
             && let Some(path) = way::called(px, &offer.node).await
         {
-            let sent = on_path(px, ask, offer, &path, None).await?;
+            let sent = on_path(px, ask, chosen, &path, None).await?;
             return Ok(answered(&path, sent));
         }
         if !ways.more() && (others || late.is_empty()) {
@@ -205,22 +220,29 @@ pub(crate) async fn attempt(
     }
 }
 
-/// Asks on one way, for as long as the node shows life there.
+/// Asks on one way, for as long as the node shows life there and nobody else would be quicker.
 async fn on_path(
     px: &Proxy,
     ask: &Ask<'_>,
-    offer: &Offer,
+    chosen: &Chosen<'_>,
     path: &Path,
     limit: Option<Duration>,
 ) -> Result<Answer, Fail> {
-    let target = if offer.node.kind == NodeKind::Rich { Target::Mesh } else { Target::Bare };
+    let offer = chosen.offer;
+    let rich = offer.node.kind == NodeKind::Rich;
+    let target = if rich { Target::Mesh } else { Target::Bare };
+    let pass = rich.then(|| chosen.pass(px));
     let uplink = Some(&path.cell.uplink);
-    let to = To { dial: &path.dial, prefix: &path.prefix, target, uplink };
+    let pass = pass.as_ref();
+    let to = To { dial: &path.dial, prefix: &path.prefix, target, pass, uplink };
     tokio::select! {
         biased;
         sent = send(px, ask, offer, to, limit) => sent,
         () = vigil(px, offer, path) => {
             Err(Fail::new(Reason::Silent, "no sign of life while the answer was awaited"))
+        }
+        () = wait::at_peer(px, ask, chosen, path, pass) => {
+            Err(Fail::new(Reason::Left, "it said nothing for long"))
         }
     }
 }
@@ -229,16 +251,31 @@ async fn on_path(
 async fn enter_gate(
     px: &Proxy,
     ask: &Ask<'_>,
-    offer: &Arc<Offer>,
+    chosen: &Chosen<'_>,
 ) -> Result<Option<gate::Ticket>, Fail> {
     if !ask.asked.route.op.is_inference() || ask.unload {
         return Ok(None);
     }
-    let gate = px.gates.of(&offer.endpoint);
-    match gate.enter(ask.at_gate(offer)).await {
-        Ok(ticket) => Ok(Some(ticket)),
-        Err(refusal) => Err(at_gate(ask, refusal)),
-    }
+    let gate = px.gates.of(&chosen.offer.endpoint);
+    let entered = match gate.ask(ask.at_gate(chosen)) {
+        Ok(Entered::Runs(ticket)) => return Ok(Some(ticket)),
+        Ok(Entered::Waits(waiting)) => {
+            let line = waiting.line();
+            tokio::select! {
+                biased;
+                entered = waiting.ticket() => entered,
+                // Its place goes with the future: it has not begun, and will not.
+                () = wait::in_line(px, ask, chosen, &line) => {
+                    return Err(Fail::refused(Refused::Withdrawn));
+                }
+            }
+        }
+        Err(refusal) => Err(refusal),
+    };
+    entered.map(Some).map_err(|refusal| {
+        told::own(px, chosen.offer);
+        at_gate(ask, refusal)
+    })
 }
 
 /// What a gate's refusal means for the request.
@@ -248,6 +285,7 @@ fn at_gate(ask: &Ask<'_>, refusal: gate::Refusal) -> Fail {
         && refusal.retry_after.is_zero();
     let retry_after = (!endless).then_some(refusal.retry_after);
     let refused = Some(refusal.why.label());
+    let no = |refused: Refused| (Reason::Refused(refused), None, refused.text().to_owned());
     let (reason, answer, text) = match refusal.why {
         // The load failed: the engine's own words, in the caller's dialect.
         gate::Reason::Load(fail) => {
@@ -271,13 +309,12 @@ fn at_gate(ask: &Ask<'_>, refusal: gate::Refusal) -> Fail {
             };
             (reason, answer, fail.text)
         }
-        gate::Reason::NotLoaded => (Reason::Refused, None, "the model is not loaded there".into()),
-        gate::Reason::Paused | gate::Reason::Draining => {
-            (Reason::Refused, None, "it takes nothing for others now".into())
-        }
-        gate::Reason::Full | gate::Reason::Wait => {
-            (Reason::QueueFull, None, "its queue is full".into())
-        }
+        gate::Reason::NotLoaded => no(Refused::NotLoaded),
+        gate::Reason::Full => no(Refused::Full),
+        gate::Reason::Wait => no(Refused::Wait),
+        gate::Reason::Paused => no(Refused::Paused),
+        gate::Reason::Draining => no(Refused::Draining),
+        gate::Reason::Withdrawn => no(Refused::Withdrawn),
     };
     Fail { reason, answer, text, retry_after, refused }
 }
@@ -290,6 +327,8 @@ struct To<'a> {
     dial: &'a Dial,
     prefix: &'a str,
     target: Target,
+    /// What goes with it to another sidecar.
+    pass: Option<&'a Pass>,
     /// How fast bodies go there.
     uplink: Option<&'a Arc<Rate>>,
 }
@@ -309,7 +348,7 @@ async fn send(
         // Small bodies say nothing of the way.
         let large = ask.held.announced().is_none_or(|bytes| bytes > LARGE);
         let uplink = to.uplink.filter(|_| large).map(|rate| Uplink::new(rate, px.clock));
-        let request = ask.request(offer, to.dial, to.prefix, to.target, uplink);
+        let request = ask.request(offer, to.dial, to.prefix, to.target, to.pass, uplink);
         let response = match lease.send(request).await {
             Ok(response) => response,
             // An idle connection that the other side had closed: nothing was lost, and a
@@ -337,6 +376,11 @@ async fn accept(
     }
     if let Some(reason) = way::refusal(offer.node.kind, &head) {
         return Err(Fail::new(reason, format!("answered {}", head.status)));
+    }
+    if let Some(refused) = refused(offer.node.kind, &head) {
+        // Read to its end, the connection can be used again.
+        bounded(&mut body).await;
+        return Err(Fail { retry_after: retry_after(&head.headers), ..Fail::refused(refused) });
     }
     if let Some(reason) = bad_status(&head, ask.asked.route.op) {
         let bytes = bounded(&mut body).await;
@@ -373,10 +417,16 @@ async fn accept(
     Ok((head, first, body))
 }
 
+/// Whether a sidecar says that it does not take the request now.
+fn refused(node: NodeKind, head: &http::response::Parts) -> Option<Refused> {
+    let ours = node == NodeKind::Rich && head.status == StatusCode::SERVICE_UNAVAILABLE;
+    Refused::of(head.headers.get(REFUSED).filter(|_| ours)?.as_bytes())
+}
+
 /// Statuses after which another node may do better.
 fn bad_status(head: &http::response::Parts, op: Op) -> Option<Reason> {
-    if head.headers.contains_key("x-tailherd-refused") {
-        return Some(Reason::Refused);
+    if head.headers.contains_key(REFUSED) {
+        return Some(Reason::Forbidden);
     }
     match head.status {
         StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => Some(Reason::Busy),
@@ -387,7 +437,7 @@ fn bad_status(head: &http::response::Parts, op: Op) -> Option<Reason> {
         StatusCode::FORBIDDEN
             if head.headers.get(http::header::CONTENT_LENGTH).is_some_and(|v| v == "0") =>
         {
-            Some(Reason::Refused)
+            Some(Reason::Forbidden)
         }
         _ => None,
     }

@@ -11,6 +11,8 @@ use http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use http::{Response, StatusCode};
 
 use crate::api;
+use crate::api::attempt::REFUSED;
+use crate::api::report::HEADER;
 use crate::net::Body;
 pub(crate) use crate::net::full;
 use crate::types::{Api, Blame, NameError, Outcome};
@@ -32,6 +34,8 @@ pub(crate) struct Failure {
     pub(crate) exhausted: bool,
     /// A word for the other sidecar (`x-tailherd-refused`) and for `tailherd_refused_total`.
     pub(crate) refused: Option<&'static str>,
+    /// How the offer stands that was asked for, for the other sidecar.
+    pub(crate) row: Option<HeaderValue>,
     /// Sent without a body, as Ollama does for a refused Host or Origin.
     pub(crate) bare: bool,
     /// Whether the metrics have it already, with the model and the nodes that were tried.
@@ -80,6 +84,7 @@ impl Failure {
             retry_after: None,
             exhausted: false,
             refused: None,
+            row: None,
             bare: false,
             counted: false,
         }
@@ -108,13 +113,17 @@ impl Failure {
             headers.insert(CONTENT_TYPE, kind);
         }
         if let Some(after) = self.retry_after {
-            headers.insert(RETRY_AFTER, HeaderValue::from(after.as_secs().max(1)));
+            let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
+            headers.insert(RETRY_AFTER, HeaderValue::from(seconds.max(1)));
         }
         if self.exhausted {
             headers.insert("x-should-retry", HeaderValue::from_static("false"));
         }
         if let Some(why) = self.refused {
-            headers.insert("x-tailherd-refused", HeaderValue::from_static(why));
+            headers.insert(REFUSED, HeaderValue::from_static(why));
+        }
+        if let Some(row) = &self.row {
+            headers.insert(HEADER, row.clone());
         }
         response
     }

@@ -7,7 +7,7 @@
 //!
 //! One small file per step, in that order: [`asked`] (head, Host, Origin), [`question`]
 //! (body, model), [`plan`] (offers), [`serve`] (choice and attempts), [`attempt`] (one try) on
-//! one [`way`] after another, [`relay`] (the answer), [`finish`] (what is counted). [`gather`] answers what the
+//! one [`way`] after another, looked after by [`wait`] until it begins, [`relay`] (the answer), [`finish`] (what is counted). [`gather`] answers what the
 //! directory knows by itself, [`local`] what belongs to this node, [`error`] builds every
 //! error answer. It reads snapshots and cells; it never changes the directory.
 
@@ -29,7 +29,9 @@ mod stack;
 #[cfg(test)]
 mod tests;
 mod told;
+mod tried;
 mod vigil;
+mod wait;
 mod way;
 mod wishes;
 

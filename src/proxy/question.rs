@@ -84,7 +84,8 @@ pub(crate) async fn routed(
     let (mut max_inflight, mut may_load) = (None, true);
     if let Some(rule) = &plan.limits {
         max_inflight = rule.max_inflight;
-        may_load = rule.may_load;
+        // A peer that takes the model to be in memory does not want it loaded.
+        may_load = rule.may_load && !asked.wishes.loaded;
         keep_alive = peeked
             .keep_alive
             .as_ref()
@@ -99,7 +100,6 @@ pub(crate) async fn routed(
         // Asked too early; the engine's own answer would name its files.
         return Err(Failure::exhausted(format!("model '{}' is not described yet", model.bare)));
     }
-    let attempt_id = px.next_attempt_id();
     let ask = Ask {
         asked,
         model: &model,
@@ -109,7 +109,6 @@ pub(crate) async fn routed(
         unload,
         decoded,
         keep_alive,
-        attempt_id: &attempt_id,
         max_inflight,
         may_load,
     };

@@ -141,6 +141,12 @@ impl Held {
         self.shared.lock().whole
     }
 
+    /// Whether all of it is here, so that another attempt can send the same body for sure.
+    pub(crate) fn is_here(&self) -> bool {
+        let shared = self.shared.lock();
+        shared.whole && shared.rest.is_none()
+    }
+
     /// The frames held so far.
     pub(crate) fn frames(&self) -> Vec<Bytes> {
         self.shared.lock().frames.clone()

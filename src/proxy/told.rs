@@ -16,12 +16,25 @@ use super::Proxy;
 
 /// How one of this node's own offers stands now, as a header.
 pub(super) fn tell(px: &Proxy, offer: &Offer, headers: &mut HeaderMap) {
-    let row = px.gates.told(offer).write();
-    if row.len() <= MOST_HEADER
-        && let Ok(value) = HeaderValue::from_bytes(&row)
-    {
-        headers.insert(HEADER, value);
+    if let Some(row) = row(px, offer) {
+        headers.insert(HEADER, row);
     }
+}
+
+/// The same, for an answer that is not made yet.
+pub(super) fn row(px: &Proxy, offer: &Offer) -> Option<HeaderValue> {
+    let row = px.gates.told(offer).write();
+    if row.len() > MOST_HEADER {
+        return None;
+    }
+    HeaderValue::from_bytes(&row).ok()
+}
+
+/// Lets this node's own choice know how one of its own offers stands, at once: its queue has just
+/// said no.
+pub(super) fn own(px: &Proxy, offer: &Offer) {
+    let told = px.gates.row(offer);
+    offer.hear(&told.row, told.own, px.clock.now());
 }
 
 /// Takes in what the node that answers for `offer` says with its answer.

@@ -8,12 +8,9 @@ use std::time::Duration;
 
 use http::HeaderMap;
 
+use crate::api::attempt;
 use crate::types::{Class, NodeName};
 
-/// Longest wait a peer may ask for.
-const MOST_BUDGET: Duration = Duration::from_secs(60);
-/// An attempt's 128 bits, as hex digits.
-const ATTEMPT: usize = 32;
 /// Longest session key.
 const MOST_SESSION: usize = 128;
 
@@ -43,6 +40,8 @@ pub(crate) struct Wishes {
     pub(crate) explain: bool,
     /// The longest wait a peer's request accepts here.
     pub(crate) wait_budget: Option<Duration>,
+    /// Whether that peer takes the model to be in memory here.
+    pub(crate) loaded: bool,
     /// What the sidecar that sent it calls it.
     pub(crate) attempt: Option<Arc<str>>,
 }
@@ -60,13 +59,14 @@ impl Wishes {
             _ => None,
         };
         if from_peer {
-            let wait_budget = text("x-tailherd-wait-budget")
-                .and_then(|ms| ms.parse().ok())
-                .map(|ms| Duration::from_millis(ms).min(MOST_BUDGET));
-            let attempt = text("x-tailherd-attempt")
-                .filter(|s| s.len() == ATTEMPT && s.bytes().all(|b| b.is_ascii_hexdigit()))
-                .map(Arc::from);
-            return Wishes { session, priority, wait_budget, attempt, ..Wishes::default() };
+            return Wishes {
+                session,
+                priority,
+                wait_budget: text(attempt::BUDGET).and_then(attempt::budget),
+                loaded: text(attempt::PLAN) == Some(attempt::plan(false)),
+                attempt: text(attempt::ATTEMPT).and_then(attempt::number),
+                ..Wishes::default()
+            };
         }
         Wishes {
             // A name in bytes that are no text is a wrong name, not none.
@@ -84,6 +84,7 @@ impl Wishes {
             },
             explain: headers.contains_key("x-tailherd-explain"),
             wait_budget: None,
+            loaded: false,
             attempt: None,
         }
     }
@@ -112,15 +113,21 @@ mod tests {
             ("x-tailherd-peer", "desk"),
             ("x-tailherd-where", "self"),
             ("x-tailherd-explain", "1"),
-            ("x-tailherd-wait-budget", "999999999"),
+            ("x-tailherd-wait-budget", "1500"),
+            ("x-tailherd-plan", "loaded"),
+            ("x-tailherd-attempt", "0123456789abcdef0123456789abcdef"),
             ("x-tailherd-priority", "own"),
         ];
         let peer = read(&said, true);
-        assert_eq!(peer.wait_budget, Some(MOST_BUDGET));
-        assert_eq!(Wishes { wait_budget: None, ..peer }, Wishes::default());
+        assert_eq!((peer.wait_budget, peer.loaded), (Some(Duration::from_millis(1500)), true));
+        assert!(peer.attempt.is_some());
+        let rest = Wishes { wait_budget: None, loaded: false, attempt: None, ..peer };
+        assert_eq!(rest, Wishes::default());
+        assert!(!read(&[("x-tailherd-plan", "load")], true).loaded);
         let app = read(&said, false);
         assert_eq!(app.node().unwrap().as_str(), "desk");
         assert_eq!((app.place, app.explain, app.wait_budget), (Where::This, true, None));
+        assert_eq!((app.loaded, app.attempt), (false, None));
         assert_eq!(app.priority, None, "nobody says `own`");
     }
 

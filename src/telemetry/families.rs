@@ -39,6 +39,7 @@ pub(super) struct Families {
     pub(super) per_token: HistogramVec,
     pub(super) tokens: IntCounterVec,
     pub(super) attempts: IntCounterVec,
+    pub(super) moves: IntCounterVec,
     pub(super) queue_wait: HistogramVec,
     pub(super) model_load: HistogramVec,
     pub(super) queued: IntGaugeVec,
@@ -113,6 +114,15 @@ impl Families {
                 "tailherd_attempts_total",
                 "Tries to have a request answered, by node and why the try was made or ended.",
                 &["peer", "reason"],
+            )?,
+            moves: counter(
+                &reg,
+                "tailherd_moves_total",
+                "Requests of programs on this node that went on to another attempt although \
+                 nothing had failed: a node refused them (wait, not_loaded, full, paused, \
+                 draining), or they were taken back from a queue for a better place (withdrawn, \
+                 left).",
+                &["reason"],
             )?,
             queue_wait: histogram(
                 &reg,

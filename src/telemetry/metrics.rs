@@ -79,6 +79,11 @@ impl Metrics {
         self.families.attempts.with_label_values(&[&*plain(peer), reason]).inc();
     }
 
+    /// A request goes on to another attempt although nothing has failed.
+    pub fn moved(&self, reason: &'static str) {
+        self.families.moves.with_label_values(&[reason]).inc();
+    }
+
     /// A request or connection was refused.
     pub fn refused(&self, listener: ListenerKind, reason: &'static str) {
         self.families.refused.with_label_values(&[listener.label(), reason]).inc();

@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on has failed")]
 
 mod architecture;
+mod attempts;
 mod by_hand;
 mod commands;
 mod discovery;
@@ -21,6 +22,7 @@ mod mesh_errors;
 mod mesh_failover;
 mod mesh_list;
 mod mesh_stream;
+mod moves;
 mod one_node;
 mod rates;
 mod reports;

@@ -241,7 +241,7 @@ async fn two_nodes_share_the_work() {
     let mut by = std::collections::BTreeMap::<String, u32>::new();
     for call in calls {
         let answer = call.await.unwrap();
-        assert_eq!(answer.said(), counted(60));
+        assert_eq!(answer.said(), counted(60), "{}", answer.text());
         *by.entry(served_by(&answer).to_owned()).or_default() += 1;
     }
     // (How many each gets is a matter of how fast each was measured to be.)
