@@ -81,6 +81,9 @@ pub struct Candidate {
     pub since: u32,
     /// Whether the session's last request ran there, on the model as it is loaded now.
     pub session: bool,
+    /// The share of the prompt that is still in its engine's prefix cache, as far as is known
+    /// here.
+    pub prefix: f64,
     /// How many run side by side.
     pub slots: u32,
     /// Prompt tokens a second.
@@ -251,8 +254,9 @@ pub fn score(c: &Candidate, ask: &Ask, now: Moment) -> Terms {
     let slots = c.slots.max(1);
     let beside = c.inflight.saturating_add(c.since).min(slots - 1);
     let mut tokens = ask.prompt_tokens as f64;
-    if c.session && c.loaded_ctx > 0 {
-        tokens *= SESSION_PROMPT;
+    if c.loaded_ctx > 0 {
+        let kept = if c.session { 1.0 } else { c.prefix.clamp(0.0, 1.0) };
+        tokens *= (1.0 - kept).max(SESSION_PROMPT);
     }
     let prefill = seconds(tokens.max(LEAST_PROMPT) / prefill_rate);
     let decode = seconds(output / decode_rate * f64::from(beside + 1).powf(SHARING));

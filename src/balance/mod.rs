@@ -7,6 +7,7 @@
 mod choose;
 pub mod claims;
 pub mod moves;
+pub mod pace;
 pub mod prefix;
 pub mod queue;
 pub mod rates;

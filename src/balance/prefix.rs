@@ -10,6 +10,10 @@ use std::hash::{BuildHasher, Hasher};
 /// Where prints are taken, in bytes. Shorter beginnings are the request's own words.
 const MARKS: [usize; 9] = [256, 512, 1024, 2048, 4096, 8192, 16_384, 32_768, 65_536];
 
+/// The share of a prompt that is taken to be there where its session's last request ran, whatever
+/// its first bytes are.
+const SESSION: f64 = 0.9;
+
 /// How many prompts are remembered: an engine has about as many slots.
 const KEPT: usize = 8;
 
@@ -19,6 +23,8 @@ pub struct Print {
     marks: [u64; MARKS.len()],
     whole: u64,
     bytes: usize,
+    /// The session it belongs to; 0 = none is known.
+    session: u64,
 }
 
 impl Print {
@@ -53,8 +59,27 @@ impl Print {
         print
     }
 
+    /// The same, of a request of this session.
+    #[must_use]
+    pub fn within(self, session: Option<&str>, hash: &impl BuildHasher) -> Print {
+        Print { session: session.map_or(0, |session| hash.hash_one(session) | 1), ..self }
+    }
+
+    /// Whether nothing could be like it.
+    pub fn is_empty(&self) -> bool {
+        self.whole == 0 && self.session == 0
+    }
+
     /// What share of this prompt began like `other`.
     fn shared(&self, other: &Print) -> f64 {
+        let began = self.began_like(other);
+        match self.session != 0 && self.session == other.session {
+            true => began.max(SESSION),
+            false => began,
+        }
+    }
+
+    fn began_like(&self, other: &Print) -> f64 {
         if self.whole != 0 && self.whole == other.whole {
             return 1.0;
         }
@@ -75,6 +100,11 @@ impl Recent {
     /// The largest share of `print` that one of them began with.
     pub fn share(&self, print: &Print) -> f64 {
         self.prints.iter().map(|old| print.shared(old)).fold(0.0, f64::max)
+    }
+
+    /// Forgets all of them: the model was let go.
+    pub fn clear(&mut self) {
+        *self = Recent::default();
     }
 
     /// Remembers one more, and forgets the oldest.
@@ -117,6 +147,22 @@ mod tests {
             recent.note(print(&text(seed, 600), &hash));
         }
         assert_eq!(recent.share(&print(&first, &hash)), 0.0, "it was forgotten");
+    }
+
+    #[test]
+    fn a_session_is_known_whatever_its_bytes_are_until_the_model_goes() {
+        let hash = RandomState::new();
+        let of = |text: &[u8], session| print(text, &hash).within(session, &hash);
+        let mut recent = Recent::default();
+        recent.note(of(b"one", Some("chat-1")));
+        assert_eq!(recent.share(&of(b"two", Some("chat-1"))), SESSION);
+        assert_eq!(recent.share(&of(b"two", Some("chat-2"))), 0.0);
+        assert_eq!(recent.share(&of(b"two", None)), 0.0);
+        recent.note(of(b"three", None));
+        assert_eq!(recent.share(&of(b"four", None)), 0.0, "no session is no session");
+        assert!(of(b"", None).is_empty() && !of(b"", Some("chat-1")).is_empty());
+        recent.clear();
+        assert_eq!(recent.share(&of(b"one", Some("chat-1"))), 0.0);
     }
 
     #[test]

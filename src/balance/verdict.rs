@@ -55,8 +55,11 @@ struct Judged {
 
 fn judge(c: &Candidate, ask: &Ask, now: Moment) -> Judged {
     let terms = score(c, ask, now);
-    let saved = match c.session {
-        true => score(&Candidate { session: false, ..*c }, ask, now).total - terms.total,
+    let saved = match c.session || c.prefix > 0.0 {
+        true => {
+            let anew = Candidate { session: false, prefix: 0.0, ..*c };
+            score(&anew, ask, now).total - terms.total
+        }
         false => 0.0,
     };
     let rank = standing(c, ask, now).0;

@@ -66,11 +66,13 @@ pub(super) fn snapshot(state: &mut State, now: Moment) -> Snapshot {
         let chosen = chosen_class(&found, state.settings.merge);
         let in_class = |f: &&Found| chosen.holds(f);
         if !found.iter().any(|f| f.alive && in_class(&f)) {
-            let at = state.lost_at.get(&key).copied().unwrap_or(now);
+            let at = state.lost_at.get(&key).map_or(now, |(at, _)| *at);
+            let mut linger = state.settings.linger;
             if let Some(lost) = lost(&found, at, state, now) {
+                linger = lost.lingers(linger);
                 lingering.insert(key.clone(), lost);
             }
-            lost_at.insert(key.clone(), at);
+            lost_at.insert(key.clone(), (at, linger));
         }
         let (offers, variants): (Vec<_>, Vec<_>) =
             found.iter().filter(|f| f.alive).partition(|f| in_class(f));
@@ -105,11 +107,10 @@ pub(super) fn snapshot(state: &mut State, now: Moment) -> Snapshot {
 /// When the next row of the last picture has lingered long enough; zero if that has passed
 /// since, however many messages came that changed nothing.
 pub(super) fn next_change(state: &State, now: Moment) -> Option<Duration> {
-    let linger = state.settings.linger;
     state
         .lost_at
         .values()
-        .map(|at| *at + linger)
+        .map(|(at, linger)| *at + *linger)
         .filter(|end| *end > state.built)
         .map(|end| end.since(now))
         .min()
@@ -372,14 +373,18 @@ fn lost(found: &[Found], at: Moment, state: &State, now: Moment) -> Option<Lost>
         (false, 0) => Moment::ZERO,
         (false, millis) => Moment::from_millis(millis),
     };
-    Some(Lost {
+    let mut lost = Lost {
+        asleep: last.offer.node.cell.is_asleep(),
         node: last.offer.node.name.clone(),
         since,
         before: last.before,
-        listed: is_listed(&state.settings, key) && now < at + state.settings.linger,
+        listed: false,
         apis: last.offer.endpoint.apis,
         row: last.offer.row.clone(),
-    })
+    };
+    let linger = lost.lingers(state.settings.linger);
+    lost.listed = is_listed(&state.settings, key) && now < at + linger;
+    Some(lost)
 }
 
 fn is_listed(settings: &Settings, key: &ModelKey) -> bool {

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use super::heard::Heard;
 use super::snapshot::{Offer, Path};
+use crate::balance::prefix::Print;
 use crate::balance::{Candidate, claims};
 use crate::types::{Api, Capabilities, ClientKind, EngineKind, Moment, PathKind};
 
@@ -20,6 +21,9 @@ pub struct Need {
     pub client: ClientKind,
     /// Bytes of the request's body.
     pub bytes: u64,
+    /// What its prompt begins with, and its session: where that was read just before, little is
+    /// left to read.
+    pub print: Print,
 }
 
 /// Fills `out` with a candidate for each of `offers` that speaks the dialect;
@@ -57,6 +61,8 @@ fn candidate(index: usize, offer: &Offer, need: &Need, now: Moment) -> Candidate
         let (known, answers) = if measured > 0.0 { (measured, answers) } else { (expected, 0) };
         claims::speed(known, answers, row.map_or(0.0, claim))
     };
+    // What has become much slower is asked for that, and no more.
+    let part = cell.part(now);
     let slots = row.map_or_else(|| offer.slots(), |row| row.slots);
     let (rest_until, room, trial) = cell.rests.read(slots, now);
     let (_, room_at_node, back) = node.cell.back.read(slots, now);
@@ -85,15 +91,16 @@ fn candidate(index: usize, offer: &Offer, need: &Need, now: Moment) -> Candidate
         wait: said.as_ref().map(|said| said.wait),
         since: row.map_or(0, |row| cell.report.since(row, ours)),
         slots,
-        prefill: speed(cell.prefill.get(), prefill, |row| row.prefill),
-        decode: speed(cell.decode.get(), decode, |row| row.decode),
+        prefill: speed(cell.prefill.get(), prefill, |row| row.prefill) * part,
+        decode: speed(cell.decode.get(), decode, |row| row.decode) * part,
         load_rate: speed(cell.load_rate.get(), 0.0, |row| row.load_rate),
         out_tokens: cell.lengths.of(need.client),
         size: offer.size,
         rtt: path.and_then(|p| p.cell.rtt()).map_or(0.0, |rtt| rtt.as_secs_f64()),
         upload: path.map_or(0.0, |path| upload(path, need.bytes)),
-        // What only sessions would say.
-        ..Candidate::default()
+        prefix: cell.keeps(&need.print),
+        // That share says it in more detail.
+        session: false,
     }
 }
 
@@ -153,6 +160,7 @@ mod tests {
             capabilities: Capabilities::from_words(words.iter().copied()),
             client: ClientKind::Sdk,
             bytes: 0,
+            print: Default::default(),
         }
     }
 
@@ -189,6 +197,7 @@ mod tests {
         cell.decode.set(50.0);
         cell.inflight.store(1, Relaxed);
         let now = Moment::from_millis(400);
+        cell.slowed(0.1, Moment::ZERO);
         cell.rests.fault(now, now, &[Duration::from_millis(100)]);
         let mut out = vec![Candidate::default(); 9];
         of(&model.offers, &need(&["tools"]), Moment::from_millis(100), &mut out);
@@ -204,7 +213,7 @@ mod tests {
             inflight: 2,
             queued: 1,
             slots: 1,
-            decode: 50.0,
+            decode: 5.0,
             out_tokens: 200.0,
             size: 1000,
             rtt: 0.004,

@@ -17,6 +17,13 @@ use crate::balance::prefix::{Print, Recent};
 use crate::balance::rates::{self, Estimate, Reply, Sample};
 use crate::types::{ClientKind, Digest, Moment};
 
+/// How long what was seen to be slow counts as slow, if nothing else is seen.
+const SLOW: Duration = Duration::from_secs(30);
+/// So many times slower than known is far below.
+const FAR_BELOW: f64 = 2.5;
+/// Answers of less trust are not compared: they are short, or one of many.
+const SURE: f64 = 0.3;
+
 /// The live numbers of one model at one endpoint.
 #[derive(Debug, Default)]
 pub struct Cell {
@@ -50,6 +57,11 @@ pub struct Cell {
     recent: Mutex<Recent>,
     /// Its failures, and how it is tried again.
     pub rests: Rests,
+    /// What part of its usual speed is left, if it is far below, and until when that is believed.
+    slow: Mutex<Option<(f64, Moment)>>,
+    is_slow: AtomicBool,
+    /// Answers in a row that came far below the speed known.
+    slow_answers: AtomicU32,
     /// What its node says of it, and what is believed of that.
     pub report: Reported,
 }
@@ -85,6 +97,24 @@ impl Cell {
         self.digest.lock().clone()
     }
 
+    /// It is in memory with this window, or no more ([`Cell::loaded_ctx`]). What its engine had
+    /// read goes with it.
+    pub fn set_loaded(&self, window: u64) {
+        let was = self.loaded_ctx.swap(window, Relaxed);
+        // 1 is a window that was not known yet.
+        if was > 0 && was != window && (was != 1 || window == 0) {
+            self.recent.lock().clear();
+        }
+    }
+
+    /// The share of a prompt that its engine probably still has.
+    pub fn keeps(&self, prompt: &Print) -> f64 {
+        if prompt.is_empty() || !self.is_loaded() {
+            return 0.0;
+        }
+        self.recent.lock().share(prompt)
+    }
+
     /// The share of a prompt that it has read just before; notes the prompt.
     pub fn read_before(&self, prompt: Print) -> f64 {
         let mut recent = self.recent.lock();
@@ -98,6 +128,7 @@ impl Cell {
         let size = self.size.load(Relaxed) as f64;
         let sized = |sample: Sample| Sample { value: sample.value * size, ..sample };
         if let Some(sample) = rates::decode(reply) {
+            self.compare(sample, now);
             self.decode.learn(sample, rates::SPEED, now);
             self.scale.decode.learn(sized(sample), rates::SPEED, now);
         }
@@ -108,6 +139,39 @@ impl Cell {
         if let Some(sample) = rates::length(reply, self.lengths.of(client)) {
             self.lengths.learn(client, sample, now);
         }
+    }
+
+    /// Two answers in a row far below what is known say at once what the estimate learns slowly.
+    fn compare(&self, sample: Sample, now: Moment) {
+        let Some(known) = self.decode.estimate().known() else { return };
+        if sample.trust < SURE {
+            return;
+        }
+        if sample.value * FAR_BELOW > known {
+            self.slow_answers.store(0, Relaxed);
+            self.as_usual();
+        } else if self.slow_answers.fetch_add(1, Relaxed) > 0 {
+            self.slowed(sample.value / known, now);
+        }
+    }
+
+    /// Only this part of its usual speed is left.
+    pub fn slowed(&self, part: f64, now: Moment) {
+        *self.slow.lock() = Some((part, now + SLOW));
+        self.is_slow.store(true, Relaxed);
+    }
+
+    /// It is as fast as it was.
+    pub fn as_usual(&self) {
+        self.is_slow.store(false, Relaxed);
+    }
+
+    /// What part of its usual speed is left now.
+    pub fn part(&self, now: Moment) -> f64 {
+        if !self.is_slow.load(Relaxed) {
+            return 1.0;
+        }
+        self.slow.lock().filter(|(_, until)| now < *until).map_or(1.0, |(part, _)| part)
     }
 
     /// A load of it took so long.
@@ -329,6 +393,23 @@ mod tests {
     }
 
     #[test]
+    fn two_slow_answers_show_at_once_and_a_quick_one_ends_it() {
+        let (cell, now) = (Cell::default(), Moment::from_millis(1000));
+        let slow = Reply { decode: Some(Duration::from_secs(8)), ..reply() };
+        for _ in 0..4 {
+            cell.learn(&reply(), ClientKind::Sdk, now);
+        }
+        cell.learn(&slow, ClientKind::Sdk, now);
+        assert_eq!(cell.part(now), 1.0, "one may be chance");
+        cell.learn(&slow, ClientKind::Sdk, now);
+        let part = cell.part(now);
+        assert!((0.2..0.3).contains(&part), "{part}");
+        assert_eq!(cell.part(now + SLOW), 1.0, "it is not for ever");
+        cell.learn(&reply(), ClientKind::Sdk, now);
+        assert_eq!(cell.part(now), 1.0);
+    }
+
+    #[test]
     fn other_content_under_the_name_has_speeds_of_its_own() {
         let cell = Cell::default();
         let (one, two) = (Digest("1".into()), Digest("2".into()));
@@ -348,5 +429,15 @@ mod tests {
         let prompt = Print::of([&[7_u8; 900][..]], 900, &key);
         assert_eq!((cell.read_before(prompt), cell.read_before(prompt)), (0.0, 1.0));
         assert_eq!(other.read_before(prompt), 0.0);
+        assert_eq!(cell.keeps(&prompt), 0.0, "it is not in memory");
+        cell.set_loaded(1);
+        cell.set_loaded(4096);
+        assert_eq!((cell.keeps(&prompt), cell.keeps(&Print::default())), (1.0, 0.0));
+        for gone in [0, 8192] {
+            cell.set_loaded(gone);
+            cell.set_loaded(4096);
+            assert_eq!(cell.keeps(&prompt), 0.0, "it was let go meanwhile");
+            cell.read_before(prompt);
+        }
     }
 }

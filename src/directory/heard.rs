@@ -222,6 +222,15 @@ impl NodeCell {
         self.said.load().as_ref().map(|said| (said.0, Arc::clone(&said.1)))
     }
 
+    /// Whether it said that it was about to sleep.
+    pub fn is_asleep(&self) -> bool {
+        let said = self.said.load();
+        said.as_ref().is_some_and(|said| {
+            let sleeps = said.1.starts_with("asleep") || said.1.starts_with("going to sleep");
+            said.0 == Accepting::None && sleeps
+        })
+    }
+
     /// All requests of ours that wait there, as it says.
     pub fn waits(&self, yours: Vec<Yours>, now: Moment) {
         if !yours.is_empty() || !self.waiting.load().is_empty() {
@@ -356,7 +365,7 @@ impl Offer {
         // Of this node's own the gate writes the rest itself, or the engine says it.
         if !self.node.is_this() {
             let loaded = row.state == State::Loaded;
-            cell.loaded_ctx.store(if loaded { row.num_ctx } else { 0 }, Relaxed);
+            cell.set_loaded(if loaded { row.num_ctx } else { 0 });
             cell.loading.store(row.state == State::Loading, Relaxed);
             cell.queued.store(row.queued, Relaxed);
         }
@@ -400,6 +409,7 @@ mod tests {
             capabilities: Capabilities::default(),
             client: ClientKind::Other,
             bytes: 0,
+            print: Default::default(),
         }
     }
 

@@ -67,6 +67,8 @@ pub struct Lost {
     /// What is added to that age: a node known from an earlier run was lost before this
     /// program started.
     pub before: Duration,
+    /// Whether that node said that it was about to sleep.
+    pub asleep: bool,
     /// Whether its row is still in the lists.
     pub listed: bool,
     /// The dialects in which it could be asked.
@@ -76,6 +78,11 @@ pub struct Lost {
 }
 
 impl Lost {
+    /// For how long it stays listed, if others do for `usual`: who sleeps wakes up again.
+    pub fn lingers(&self, usual: Duration) -> Duration {
+        usual * if self.asleep { 15 } else { 1 }
+    }
+
     /// For how long nothing was heard of the node.
     pub fn age(&self, now: Moment) -> Duration {
         now.since(self.since) + self.before

@@ -198,6 +198,33 @@ fn a_model_lingers_in_the_lists_and_then_only_gives_the_words_of_a_404() {
 }
 
 #[test]
+fn what_a_sleeping_node_has_lingers_for_a_quarter_of_an_hour() {
+    use crate::api::report::Accepting;
+    let mut w = World::with(&[("gpu", 2), ("desk", 3)]);
+    let says = |whom, why: &str, last| super::Listing {
+        accepting: Some((whom, why.to_owned())),
+        ..listing(last, vec![model(if last == 2 { "a" } else { "b" })])
+    };
+    for (name, last, why) in [("gpu", 2, "going to sleep"), ("desk", 3, "paused")] {
+        let listing = says(Accepting::None, why, last);
+        w.tell(Event::Listed { node: id(name), listing });
+        w.dies(name, last);
+    }
+    assert_eq!(w.tags(), ["a", "b"]);
+    w.wait(60);
+    assert_eq!(w.tags(), ["a"], "a pause is no sleep");
+    assert!(w.see().lingering[&key("a")].asleep && !w.see().lingering[&key("b")].asleep);
+    assert_eq!(build::next_change(&w.state, w.now), Some(Duration::from_secs(840)));
+    w.wait(840);
+    assert!(w.tags().is_empty());
+    // It wakes, and says nothing of sleep any more.
+    w.tell(Event::Listed { node: id("gpu"), listing: says(Accepting::All, "", 2) });
+    assert_eq!(w.table(), ["a:latest: gpu"]);
+    w.dies("gpu", 2);
+    assert!(!w.see().lingering[&key("a")].asleep);
+}
+
+#[test]
 fn a_model_that_was_removed_does_not_linger() {
     let mut w = World::with(&[("gpu", 2)]);
     w.lists("gpu", 2, vec![model("a"), model("b")]);
@@ -429,6 +456,7 @@ fn a_way_that_stands_by_is_the_last_try_and_keeps_the_models() {
         capabilities: Capabilities::default(),
         client: ClientKind::default(),
         bytes: 0,
+        print: Default::default(),
     };
     let mut found = Vec::new();
     super::candidates::of(offers, &need, world.now, &mut found);

@@ -406,6 +406,7 @@ mod tests {
             capabilities: Capabilities::from_words(words.iter().copied()),
             client: ClientKind::Sdk,
             bytes: 0,
+            print: Default::default(),
         }
     }
 

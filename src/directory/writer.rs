@@ -43,8 +43,9 @@ pub struct State {
     pub(super) coordinator: Option<bool>,
     pub(super) coordinator_since: Moment,
     pub(super) cells: Arc<Registry>,
-    /// When each model that has no living node lost its last one.
-    pub(super) lost_at: BTreeMap<ModelKey, Moment>,
+    /// When each model that has no living node lost its last one, and for how long it stays
+    /// listed.
+    pub(super) lost_at: BTreeMap<ModelKey, (Moment, Duration)>,
     /// When the last picture was made.
     pub(super) built: Moment,
     pub(super) version: u64,
@@ -378,7 +379,7 @@ fn write_cells(cells: &Registry, node: &NodeId, engines: &[EngineListing]) {
             let Ok(key) = ModelKey::parse(&model.name) else { continue };
             let cell = cells.offer(node, &engine.name, &key);
             cell.about(model.digest.as_ref(), model.size);
-            cell.loaded_ctx.store(if engine.up { model.loaded_ctx } else { 0 }, Relaxed);
+            cell.set_loaded(if engine.up { model.loaded_ctx } else { 0 });
             // This node's gate writes these for its own engines; a poll knows them not.
             if *node != NodeId::This {
                 cell.loading.store(model.loading, Relaxed);

@@ -321,7 +321,7 @@ impl Gate {
             Ok(LoadDone { took }) => {
                 tracing::info!(model = %ask.model, ms = took.as_millis(), "loaded");
                 // Loaded, with a window that the engine will say: it cuts what is too large.
-                ask.cell.loaded_ctx.store(1, Relaxed);
+                ask.cell.set_loaded(1);
                 self.measured(load, *took);
             }
             // The engine's text may quote the request: it goes to the caller, never to a log.

@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use crate::api::ending::{DoneReason, Usage};
+use crate::balance::pace::{Pace, Seen};
 use crate::balance::prefix::Print;
 use crate::balance::rates::{self, End, Reply, Sample};
 use crate::directory::{Cell, PathCell, Sent};
@@ -43,6 +44,12 @@ pub(crate) struct Finish {
     pub(crate) attempted: Moment,
     pub(crate) first_byte: Option<Moment>,
     pub(crate) last_byte: Option<Moment>,
+    /// When the client was handed the last piece, until it asks for the next one; and for how
+    /// long it did not, all together.
+    pub(crate) handed: Option<Moment>,
+    pub(crate) held: Duration,
+    /// Whether the answer comes as fast as others did.
+    pub(crate) pace: Option<Pace>,
     /// Counted where the request entered the mesh.
     pub(crate) meter: Option<RequestMeter>,
     /// The place in the gate, given back with the last byte.
@@ -79,12 +86,32 @@ impl Finish {
             if let Some(meter) = &mut self.meter {
                 meter.first_byte(now.since(self.arrived));
             }
-            if let Some(inflight) = &mut self.inflight {
+            // A quick refusal says nothing of how long an answer takes.
+            if let Some(inflight) = self.inflight.as_mut().filter(|_| self.lesson.is_some()) {
                 inflight.began(now);
             }
         }
         self.last_byte = Some(now);
+        self.handed = Some(now);
+        self.look(now);
         self.place.streams(self.items);
+    }
+
+    /// The client asks for more.
+    pub(crate) fn asked(&mut self) {
+        if let Some(at) = self.handed.take() {
+            self.held += self.clock.now().since(at);
+        }
+    }
+
+    /// Whether the node is much slower than it was: others should know before this answer ends.
+    pub(crate) fn look(&mut self, now: Moment) {
+        let (Some(pace), Some(inflight)) = (&mut self.pace, &self.inflight) else { return };
+        match pace.look(self.items, self.held, now) {
+            Some(Seen::Slow(part)) => inflight.cell().slowed(part, now),
+            Some(Seen::Usual) => inflight.cell().as_usual(),
+            None => {}
+        }
     }
 
     /// The time since the last byte, or since the attempt began.
@@ -120,7 +147,8 @@ impl Finish {
             outcome,
             items: self.items,
             first: lesson.from.filter(|_| self.streamed).map(|from| first.since(from)),
-            stream: self.stream(),
+            // A client that reads slowly is no slow engine.
+            stream: self.stream().filter(|stream| self.held * 4 <= *stream),
             beside: beside(cell, lesson.most_beside),
             prefix,
         };
@@ -185,7 +213,7 @@ impl Drop for Finish {
         let now = self.clock.now();
         self.learn(outcome, now);
         if outcome == Outcome::Done {
-            if let Some(inflight) = &self.inflight {
+            if let Some(inflight) = self.inflight.as_ref().filter(|_| self.lesson.is_some()) {
                 inflight.answered();
             }
             // A dead path is brought back by its probe, which tells the writer.

@@ -200,9 +200,10 @@ fn missing(
     if let Some(lost) = snapshot.lingering.get(&model.key) {
         let because = outage.map_or_else(String::new, |outage| format!("; {outage}"));
         return Err(Failure::not_found(format!(
-            "model '{}' not found (last on {}, not reachable for {}{because})",
+            "model '{}' not found (last on {}, {} {}{because})",
             model.bare,
             lost.node,
+            if lost.asleep { "asleep" } else { "not reachable for" },
             age(lost.age(now))
         )));
     }

@@ -132,13 +132,14 @@ impl Relay {
 
     /// Whether the silence has lasted too long. Registers for a later look otherwise.
     fn silent(&mut self, cx: &mut Context<'_>) -> bool {
-        let Some(finish) = self.finish.as_ref() else { return false };
+        let Some(finish) = self.finish.as_mut() else { return false };
         loop {
             let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(LOOK)));
             if timer.as_mut().poll(cx).is_pending() {
                 return false;
             }
             timer.as_mut().reset(Instant::now() + LOOK);
+            finish.look(finish.clock.now());
             // A way that stands by answers: it is only not the one for new requests.
             let alive =
                 finish.path.as_ref().is_none_or(|path| path.is_alive() || path.is_standby());
@@ -160,6 +161,9 @@ impl http_body::Body for Relay {
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         if let Some(first) = self.first.take() {
             return self.pass(first);
+        }
+        if let Some(finish) = self.finish.as_mut() {
+            finish.asked();
         }
         loop {
             let Some(upstream) = self.upstream.as_mut() else { return Poll::Ready(None) };

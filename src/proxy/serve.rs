@@ -15,6 +15,7 @@ use http_body_util::BodyExt;
 
 use crate::api::echo::Echo;
 use crate::api::ending::Ending;
+use crate::balance::pace::Pace;
 use crate::balance::prefix::Print;
 use crate::balance::{self, Choice};
 use crate::config::Config;
@@ -48,7 +49,7 @@ pub(crate) async fn serve(
     px.retries.lock().request();
     let arrived = px.clock.now();
     let wants = wants(ask, config);
-    let need = need(ask);
+    let need = need(px, ask);
     let place = px.begins(ask.asked, ask.model.key.short());
     let among = Among { offers: &plan.offers, need: &need, wants: &wants };
     let mut tried = Tried::default();
@@ -115,7 +116,7 @@ fn wants(ask: &Ask<'_>, config: &Config) -> balance::Ask {
 }
 
 /// What the model has to be able to do, as far as the request's head and shape tell.
-fn need(ask: &Ask<'_>) -> Need {
+fn need(px: &Proxy, ask: &Ask<'_>) -> Need {
     let op = ask.asked.route.op;
     let embeds = op == Op::Embed;
     Need {
@@ -130,7 +131,16 @@ fn need(ask: &Ask<'_>) -> Need {
         },
         client: ask.asked.client,
         bytes: ask.held.announced().unwrap_or_else(|| ask.held.read()),
+        print: if op.is_inference() { print(px, ask) } else { Print::default() },
     }
+}
+
+/// What the prompt begins with, and its session. Neither leaves this node.
+fn print(px: &Proxy, ask: &Ask<'_>) -> Print {
+    let (frames, bytes) = (ask.held.frames(), ask.held.read());
+    let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+    Print::of(frames.iter().map(|frame| &**frame), bytes, &px.prints)
+        .within(ask.asked.wishes.session.as_deref(), &px.prints)
 }
 
 /// What is told of a request beside its answer.
@@ -168,6 +178,9 @@ fn respond(
         attempted: started,
         first_byte: None,
         last_byte: None,
+        handed: None,
+        held: std::time::Duration::ZERO,
+        pace: pace(ask, offer, ending.is_tracked()),
         meter: px.meter(asked, offer.key.short(), offer.node.name.as_str()),
         ticket,
         inflight: Some(inflight),
@@ -209,14 +222,21 @@ fn respond(
     response
 }
 
+/// Watches a stream whose pieces are tokens, where it is known how fast they usually come.
+fn pace(ask: &Ask<'_>, offer: &Offer, streamed: bool) -> Option<Pace> {
+    // While a tool is being called, Ollama says nothing for a while; other engines put several
+    // tokens into a piece.
+    let by_token = matches!(offer.endpoint.kind, EngineKind::Ollama | EngineKind::LlamaCpp);
+    let watched = streamed && by_token && !ask.peeked.tools.is_some();
+    watched.then(|| Pace::new(offer.cell.decode.get(), offer.slots())).flatten()
+}
+
 /// What the answer may teach. `began`: when the engine was given the request.
 fn lesson(px: &Proxy, ask: &Ask<'_>, offer: &Offer, began: crate::types::Moment) -> Lesson {
     let here = offer.node.is_this();
-    let (frames, bytes) = (ask.held.frames(), ask.held.read());
-    let frames = frames.iter().map(|frame| &**frame);
     Lesson {
         client: ask.asked.client,
-        prompt: Print::of(frames, usize::try_from(bytes).unwrap_or(usize::MAX), &px.prints),
+        prompt: print(px, ask),
         counts: match offer.endpoint.kind {
             EngineKind::Ollama => ask.asked.route.api == Api::Ollama,
             kind => kind == EngineKind::LlamaCpp,

@@ -1,4 +1,24 @@
-//! What fails rests, and is tried before it is used again.
+//! What fails rests, and is tried before it is used again; who takes nothing is not asked; where
+//! a conversation was, it goes on.
+//!
+//! The table of faults, and the tests that hold each row (`*`: pure, beside the code):
+//!
+//! | fault | tests |
+//! |---|---|
+//! | refused, timed out, reset | `dead_before_the_first_byte_means_the_other_node`, `a_node_whose_tailscaled_died_is_left_within_the_race` |
+//! | a node sleeps; a pooled connection is a black hole | `a_request_that_waits_at_an_asleep_node_moves_on` (the vigil ends the wait, not a socket option) |
+//! | it said that it would sleep | `what_a_sleeping_node_has_lingers_for_a_quarter_of_an_hour`\*, `who_takes_nothing_is_not_asked_and_a_client_that_means_him_is_told_why` |
+//! | it is slow | `a_stream_of_a_quarter_of_the_usual_speed_is_slow_after_five_seconds`\*, `two_slow_answers_show_at_once_and_a_quick_one_ends_it`\* |
+//! | it is back | `a_node_that_was_away_gets_one_request_until_one_was_answered`\*, `a_node_that_is_back_is_asked_although_it_was_just_lost` |
+//! | busy (503, 429) | `busy_rests_shortly_and_twice_as_long_if_it_goes_on`\*, `busy_is_said_when_everybody_is`, `neither_a_quick_refusal_nor_a_client_that_leaves_says_how_fast_a_node_is` |
+//! | its runner crashed | `after_a_crash_a_node_rests_and_then_one_request_tries_it`, `what_rests_is_asked_when_nobody_else_is_left` |
+//! | the model is gone | `dead_before_the_first_byte_means_the_other_node` |
+//! | the caller's own mistake | `the_callers_own_mistakes_are_not_tried_again` |
+//! | the caller leaves | `neither_a_quick_refusal_nor_a_client_that_leaves_says_how_fast_a_node_is`, `a_client_that_leaves_frees_the_slot` |
+//! | a pinned node is dead, or takes nothing | `a_pinned_node_that_is_dead_is_named_and_nobody_else_is_asked`, `who_takes_nothing_is_not_asked_and_a_client_that_means_him_is_told_why` |
+//! | nobody has the model; all failed | `an_unknown_model_is_not_found`, `when_all_failed_the_client_is_told_so_in_its_dialect` |
+//! | it breaks after the first byte | `a_stream_cut_in_the_middle_ends_in_an_error_item_in_every_dialect` |
+//! | the coordinator is away | `the_coordinator_may_be_away` |
 
 use serde_json::json;
 use tailherd::app::control::Wish;
@@ -144,4 +164,66 @@ async fn a_node_that_works_for_its_owner_is_asked_by_his_devices_only() {
     let pinned = world.post("laptop", "/api/generate", count("count@gpu", 2)).send().await;
     let why = "gpu works only for devices of its owner now (share.when is mine)";
     assert!(pinned.status == 503 && pinned.text().contains(why), "{}", pinned.text());
+}
+
+/// What the laptop has measured of gpu: tokens a second of answers and prompts, and the time to a
+/// first token.
+async fn measured(world: &World) -> [Option<f64>; 3] {
+    let status = world.status("laptop").await;
+    let offers = status["models"][0]["offers"].as_array().unwrap();
+    let gpu = offers.iter().find(|o| o["peer"] == "gpu").unwrap();
+    ["tokensPerSecond", "promptTokensPerSecond", "ttftMs"].map(|key| gpu[key].as_f64())
+}
+
+#[tokio::test]
+async fn neither_a_quick_refusal_nor_a_client_that_leaves_says_how_fast_a_node_is() {
+    let world = two("60s").await;
+    let before = measured(&world).await;
+    assert!(before[0].is_some());
+    world.engine("gpu").fault(Some(Fault::Busy));
+    for _ in 0..3 {
+        let answer = ask(&world).await;
+        assert_eq!((answer.status, served_by(&answer)), (200, "nas"), "{}", answer.text());
+        tokio::time::sleep(ms(400)).await;
+    }
+    world.engine("gpu").fault(None);
+    world.engine("gpu").slow(1000.0);
+    for _ in 0..2 {
+        let call = world.post("laptop", "/api/generate", count("count@gpu", 9)).send();
+        assert!(tokio::time::timeout(ms(300), call).await.is_err(), "it is slow");
+    }
+    assert_eq!((measured(&world).await, breaker(&world).await), (before, None));
+}
+
+#[tokio::test]
+async fn a_conversation_goes_on_where_it_was() {
+    let mut all = vec![NodeSpec::new("laptop", me(), None)];
+    all.extend(["gpu", "nas"].map(|n| NodeSpec::new(n, me(), Some(counting(n, ms(2))))));
+    let world = World::start(all).await;
+    let prompt = |began: &str| {
+        let text = format!("{began}{}", "and so on ".repeat(3000));
+        let body = json!({"prompt": text, "model": "count", "options": {"num_predict": 1}});
+        world.post("laptop", "/api/generate", body.to_string())
+    };
+    for node in ["gpu", "nas"] {
+        world.sees("laptop", "count:latest", node).await;
+        let learn = count(&format!("count@{node}"), 1);
+        assert_eq!(world.post("laptop", "/api/generate", learn).send().await.status, 200);
+    }
+    // By its name, although no two prompts begin alike; then by how it begins.
+    for named in [true, false] {
+        let mut by = Vec::new();
+        for n in 0..7 {
+            let (began, chat) = match named {
+                true => (format!("{n} "), format!("chat-{named}")),
+                false => ("the same ".to_owned(), String::new()),
+            };
+            let mut call = prompt(&began);
+            if named {
+                call = call.header("x-openwebui-chat-id", &chat);
+            }
+            by.push(served_by(&call.send().await).to_owned());
+        }
+        assert!(by.iter().all(|node| *node == by[0]), "{named}: {by:?}");
+    }
 }

@@ -79,6 +79,7 @@ fn the_better_of_two_wins() {
     wins(Candidate { wait: Some(0.0), since: 1, ..c }, Candidate { inflight: 3, ..c }, &a);
     let long = Ask { prompt_tokens: 4000, ..a };
     wins(Candidate { session: true, ..c }, c, &long);
+    wins(Candidate { prefix: 0.6, ..c }, Candidate { prefix: 0.1, ..c }, &long);
 }
 
 #[test]
@@ -116,9 +117,12 @@ fn a_session_is_worth_at_most_the_reading_it_saves() {
     let (with, without) = (terms(Candidate { session: true, ..c }), terms(c));
     assert!(with.prefill < 0.11 * without.prefill);
     assert!(without.total - with.total <= without.prefill);
+    let share = |prefix| terms(Candidate { prefix, ..c }).prefill;
+    assert_eq!((share(0.5), share(1.0)), (without.prefill / 2.0, with.prefill));
     // Once it was let go, nothing is left of it.
     let gone = Candidate { loaded_ctx: 0, ..c };
     assert_eq!(terms(Candidate { session: true, ..gone }), terms(gone));
+    assert_eq!(terms(Candidate { prefix: 0.9, ..gone }), terms(gone));
 }
 
 #[test]
@@ -207,7 +211,7 @@ prop_compose! {
             rest_until: Moment::from_millis(if flags[5] { n[0] } else { 0 }),
             loaded_ctx: n[1], default_ctx: n[2], context: n[3], size: n[4],
             inflight: small[0], queued: small[1], slots: small[2],
-            since: small[3], wait, session: flags[6], closed: false,
+            since: small[3], wait, session: flags[6], prefix: f[0], closed: false,
             held: if flags[7] { "slow start" } else { "" },
             prefill: f[0], decode: f[1], load_rate: f[2], out_tokens: f[3], rtt: f[4],
             upload: f[5],

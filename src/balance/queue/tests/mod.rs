@@ -1,6 +1,7 @@
 use super::*;
 use crate::types::LoadKey;
 
+mod fair;
 mod steps;
 mod view;
 
