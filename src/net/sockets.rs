@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use super::host::Host;
+use super::host::{self, Host};
 use super::lan::{self, Interface, LanView, Leashes, Machine};
 use super::localapi::Daemon;
 use super::peerproc::{self, OtherEnd};
@@ -156,10 +156,11 @@ impl Sockets {
     /// What the machine says of its use, its link and its sleep, for as long as the task is
     /// kept.
     pub fn follow_host(&self) -> (Option<Task>, watch::Receiver<Host>) {
-        match &self.host {
-            Some(host) => (None, host.clone()),
-            None => (None, watch::channel(Host::default()).1),
+        if let Some(host) = &self.host {
+            return (None, host.clone());
         }
+        let (out, host) = watch::channel(Host::default());
+        (Some(Task::spawn(host::follow(out))), host)
     }
 
     /// What the machine runs on now. Reads a few small files of the kernel's.
