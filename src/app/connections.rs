@@ -1,11 +1,14 @@
 //! Connections: from an accepted stream to a served one.
 //!
 //! HTTP/1.1 only. Heads are bounded in size and time; a connection ends with its client or,
-//! on a drain, after the request it is serving.
+//! on a drain, after the request it is serving. Each kind of door has places of its own, and
+//! each node has few of them: whoever holds many open shuts nobody else out.
 
+use std::collections::HashMap;
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
@@ -16,24 +19,35 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::watch;
 use tower::{Service, ServiceExt};
 
 use crate::api::heads::Heads;
 use crate::net::Body;
-use crate::types::Timing;
+use crate::types::{ListenerKind, Timing};
 
 /// Largest request head.
 const HEAD_BYTES: usize = 32 * 1024;
 /// Most header fields.
 const HEAD_FIELDS: usize = 100;
+/// Most connections on the local network.
+const LAN: u32 = 256;
+/// Most connections of who looks at numbers.
+const ADMIN: u32 = 64;
+/// Most connections of one other node.
+const NODE: u32 = 64;
+/// The same of all together where a tailscaled in userspace mode forwards them: its own address
+/// is all that is seen of them before they are named.
+const FORWARDED: u32 = 512;
 /// Most bytes read at once, which is what a held frame of a body weighs at most.
 const BUFFER: usize = 256 * 1024;
 
 /// The open connections of all listeners.
 pub(super) struct Connections {
-    open: AtomicU32,
+    open: [AtomicU32; 4],
+    nodes: Mutex<HashMap<IpAddr, u32>>,
     most: u32,
     timing: Arc<Timing>,
     draining: watch::Receiver<bool>,
@@ -45,28 +59,66 @@ impl Connections {
         timing: Arc<Timing>,
         draining: watch::Receiver<bool>,
     ) -> Arc<Connections> {
-        Arc::new(Connections { open: AtomicU32::new(0), most, timing, draining })
+        let (open, nodes) = Default::default();
+        Arc::new(Connections { open, nodes, most, timing, draining })
     }
 
     /// How many are open.
     pub(super) fn open(&self) -> u32 {
-        self.open.load(Relaxed)
+        self.open.iter().map(|open| open.load(Relaxed)).sum()
     }
 
-    /// A place for one more connection. Over the limit there is none, and it has to be closed
-    /// at once: a full house must not make those inside wait.
-    pub(super) fn place(self: &Arc<Self>) -> Option<Place> {
-        if self.open.fetch_add(1, Relaxed) >= self.most {
-            self.open.fetch_sub(1, Relaxed);
-            tracing::warn!(most = self.most, "a connection was closed: limits.connections");
+    /// A place for one more connection by a door of this kind, from that address if it is
+    /// another node's. Over the limit there is none, and it has to be closed at once: a full
+    /// house must not make those inside wait.
+    pub(super) fn place(
+        self: &Arc<Self>,
+        kind: ListenerKind,
+        from: Option<IpAddr>,
+    ) -> Option<Place> {
+        let most = match kind {
+            ListenerKind::Apps | ListenerKind::Mesh => self.most,
+            ListenerKind::Lan => self.most.min(LAN),
+            ListenerKind::Admin => ADMIN,
+        };
+        let open = &self.open[number(kind)];
+        if open.fetch_add(1, Relaxed) >= most {
+            open.fetch_sub(1, Relaxed);
+            tracing::warn!(most, door = ?kind, "a connection was closed: limits.connections");
             return None;
         }
-        Some(Place(Arc::clone(self)))
+        // From here on dropping it gives it back.
+        let mut place = Place { all: Arc::clone(self), kind, from: None };
+        if let Some(from) = from {
+            let mut nodes = self.nodes.lock();
+            let held = nodes.entry(from).or_default();
+            if *held >= if from.is_loopback() { FORWARDED } else { NODE } {
+                drop(nodes);
+                tracing::debug!(%from, "a connection was closed: its node has too many");
+                return None;
+            }
+            *held += 1;
+            place.from = Some(from);
+        }
+        Some(place)
+    }
+}
+
+const fn number(kind: ListenerKind) -> usize {
+    match kind {
+        ListenerKind::Apps => 0,
+        ListenerKind::Mesh => 1,
+        ListenerKind::Lan => 2,
+        ListenerKind::Admin => 3,
     }
 }
 
 /// A connection's place, until it is dropped.
-pub(super) struct Place(Arc<Connections>);
+pub(super) struct Place {
+    all: Arc<Connections>,
+    kind: ListenerKind,
+    from: Option<IpAddr>,
+}
 
 impl Place {
     /// Serves the connection in a task of its own.
@@ -79,7 +131,7 @@ impl Place {
             + 'static,
         F: Future<Output = Result<Response<Body>, Infallible>> + Send + 'static,
     {
-        let Connections { timing, draining, .. } = &*self.0;
+        let Connections { timing, draining, .. } = &*self.all;
         let mut draining = draining.clone();
         let begun = Arc::new(AtomicBool::new(false));
         let saw = Arc::clone(&begun);
@@ -190,7 +242,16 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Strict<I> {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.open.fetch_sub(1, Relaxed);
+        self.all.open[number(self.kind)].fetch_sub(1, Relaxed);
+        if let Some(from) = self.from {
+            let mut nodes = self.all.nodes.lock();
+            if let Some(held) = nodes.get_mut(&from) {
+                *held -= 1;
+                if *held == 0 {
+                    nodes.remove(&from);
+                }
+            }
+        }
     }
 }
 
@@ -211,7 +272,7 @@ mod tests {
             let body = Full::new(Bytes::from_static(b"here"));
             Ok::<_, Infallible>(Response::new(body.map_err(|n| match n {}).boxed_unsync()))
         });
-        if let Some(place) = connections.place() {
+        if let Some(place) = connections.place(ListenerKind::Apps, None) {
             place.serve(theirs, service);
         }
         ours
@@ -233,6 +294,24 @@ mod tests {
         assert_eq!(silent.read(&mut [0; 8]).await.unwrap(), 0, "closed after its 10 s");
         tokio::time::sleep(Duration::from_secs(50)).await;
         assert!(ask(&mut idle).await.ends_with("here"), "kept for its next request");
+    }
+
+    #[tokio::test]
+    async fn who_holds_many_connections_open_shuts_nobody_else_out() {
+        let (_keep, draining) = watch::channel(false);
+        let connections = Connections::new(100, Arc::new(Timing::default()), draining);
+        let from = |n: u8| Some(IpAddr::from([100, 64, 0, n]));
+        let take = |kind, from| (0..1000).map_while(|_| connections.place(kind, from)).collect();
+        let one: Vec<Place> = take(ListenerKind::Mesh, from(1));
+        let two: Vec<Place> = take(ListenerKind::Mesh, from(2));
+        assert_eq!((one.len(), two.len()), (64, 36), "64 a node, 100 in all");
+        let (admin, apps): (Vec<Place>, Vec<Place>) =
+            (take(ListenerKind::Admin, None), take(ListenerKind::Apps, None));
+        assert_eq!((admin.len(), apps.len(), connections.open()), (64, 100, 264));
+        drop((one, admin));
+        assert!(connections.place(ListenerKind::Mesh, from(1)).is_some());
+        drop((two, apps));
+        assert_eq!((connections.open(), connections.nodes.lock().len()), (0, 0));
     }
 
     #[tokio::test]

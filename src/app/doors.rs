@@ -152,7 +152,9 @@ impl Doors {
         self.keep(async move {
             loop {
                 let (stream, local, remote) = listener.accept().await;
-                let Some(place) = doors.connections.place() else { continue };
+                let Some(place) = doors.connections.place(ListenerKind::Apps, None) else {
+                    continue;
+                };
                 let identity = doors.callers.connection(ListenerKind::Apps, local, remote);
                 let door = Door { kind: ListenerKind::Apps, local: Some(local) };
                 let who = Who::Connection(Arc::new(identity));
@@ -166,7 +168,9 @@ impl Doors {
         self.keep(async move {
             loop {
                 let (stream, uid) = listener.accept().await;
-                let Some(place) = doors.connections.place() else { continue };
+                let Some(place) = doors.connections.place(ListenerKind::Apps, None) else {
+                    continue;
+                };
                 let door = Door { kind: ListenerKind::Apps, local: None };
                 let who = Who::Known(Arc::new(Caller::local(uid, None)));
                 place.serve(stream, proxy::service(doors.proxy(), door, who));
@@ -187,7 +191,9 @@ impl Doors {
         self.keep(async move {
             loop {
                 let (stream, local, remote) = listener.accept().await;
-                let Some(place) = doors.connections.place() else { continue };
+                let Some(place) = doors.connections.place(ListenerKind::Admin, None) else {
+                    continue;
+                };
                 let identity =
                     Arc::new(doors.callers.connection(ListenerKind::Admin, local, remote));
                 let admin = Arc::clone(&doors.admin);
@@ -218,7 +224,7 @@ impl Doors {
                 tokio::select! {
                     accepted = listeners.accept() => {
                         let Some(accepted) = accepted else { return };
-                        let Some(place) = doors.connections.place() else { continue };
+                        let Some(place) = doors.connections.place(ListenerKind::Mesh, Some(accepted.remote.ip())) else { continue };
                         arriving.spawn(Arc::clone(&doors).arrive(accepted, place));
                     }
                     Some(_) = arriving.join_next() => {}
@@ -261,7 +267,10 @@ impl Doors {
         self.keep(async move {
             while let Some(LanAccepted { io, key, local, remote }) = listeners.accept().await {
                 doors.router.mesh.came_from(&key, remote.ip());
-                let Some(place) = doors.connections.place() else { continue };
+                let Some(place) = doors.connections.place(ListenerKind::Lan, Some(remote.ip()))
+                else {
+                    continue;
+                };
                 let identity = doors.callers.pinned(&doors.trust, key, local, remote);
                 let door = Door { kind: ListenerKind::Lan, local: Some(local) };
                 let service = doors.router.service(door, Arc::new(identity), Some(key));

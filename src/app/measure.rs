@@ -16,7 +16,9 @@ use crate::directory::{Directory, Offer};
 use crate::gate::{self, Gate, Gates, TrialError, weights_of};
 use crate::net::{Pool, Sockets};
 use crate::telemetry::Clock;
-use crate::types::{Class, ClientKind, Digest, EngineKind, LoadKey, ModelKey, Outcome, Power};
+use crate::types::{
+    Class, ClientKind, Digest, EngineKind, LoadKey, ModelKey, Outcome, Power, Side,
+};
 
 /// In whose name it is done, for the counters.
 const WHO: &str = "self-measure";
@@ -94,6 +96,8 @@ async fn measure(parts: &Parts, offer: &Arc<Offer>, tried: &mut Tried) {
     let Some(key) = gate.held(&weights_of(offer.weights.as_ref(), &offer.key)) else { return };
     let ask = gate::Ask {
         class: Class::Batch,
+        // What it uses is not its owner's for that.
+        side: Side::Guest,
         principal: WHO.into(),
         may_load: false,
         wait_budget: Some(Duration::ZERO),

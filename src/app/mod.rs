@@ -214,6 +214,7 @@ impl App {
         let sharing = Sharing::open(sharing::Parts {
             config: config_rx.clone(),
             gates: Arc::clone(&gates),
+            directory: Arc::clone(&directory),
             sockets: sockets.clone(),
             host,
             events: Arc::clone(&events),

@@ -14,17 +14,19 @@ use tokio::sync::watch;
 
 use super::control::{Said, SharingRow};
 use crate::balance::sharing::{self, Machine, Orders, Pause, Rules};
-use crate::config::Config;
+use crate::config::{Config, ShareLoads};
+use crate::directory::Directory;
 use crate::gate::{Gates, Share};
 use crate::net::{Host, Sockets};
 use crate::telemetry::{Events, wall};
 use crate::trust::store;
-use crate::types::{Accepting, Power, Wall};
+use crate::types::{Accepting, Power, Principal, Wall};
 
 /// What watching needs.
 pub(super) struct Parts {
     pub(super) config: watch::Receiver<Arc<Config>>,
     pub(super) gates: Arc<Gates>,
+    pub(super) directory: Arc<Directory>,
     pub(super) sockets: Sockets,
     pub(super) host: watch::Receiver<Host>,
     pub(super) events: Arc<Events>,
@@ -143,6 +145,13 @@ impl Sharing {
         saved.unwrap_or_else(|error| Err(std::io::Error::other(error)))
     }
 
+    /// Whether this node is tagged: then it has no owner.
+    fn is_nobodys(&self) -> bool {
+        let snapshot = self.parts.directory.load();
+        let principal = snapshot.this().and_then(|this| this.principal.as_ref());
+        matches!(principal, Some(Principal::Tags { .. }))
+    }
+
     fn share(&self) -> Share {
         self.parts.gates.share().borrow().clone()
     }
@@ -168,10 +177,18 @@ impl Sharing {
         {
             tracing::warn!("what is shared could not be saved: {error}");
         }
-        let rules = rules(&parts.config.borrow());
+        let (rules, loads, inflight) = {
+            let config = parts.config.borrow();
+            (rules(&config), config.share.loads, config.share.inflight)
+        };
+        let loads = match loads {
+            // There is nobody whose models would have to stay.
+            ShareLoads::Fit if self.is_nobodys() => ShareLoads::Any,
+            loads => loads,
+        };
         let host = *parts.host.borrow();
         let machine = Machine {
-            power: parts.sockets.power(),
+            power: host.power.unwrap_or_else(|| parts.sockets.power()),
             metered: host.metered,
             idle: host.idle,
             asked: parts.gates.unused_for(),
@@ -185,6 +202,8 @@ impl Sharing {
             draining: orders.drain,
             sparing: machine.power == Power::Battery || machine.metered == Some(true),
             unknown: is.unknown,
+            loads,
+            inflight,
         };
         let before = self.share();
         if (before.accepting, &before.why) != (share.accepting, &share.why) {

@@ -23,10 +23,13 @@
 //!    prediction is taken to wait inside Ollama for a busy model to go (Ollama itself would let
 //!    that one take new requests for ever): admission to all other models stops until each has
 //!    drained once.
-//! 6. The queue is bounded; a quarter of it is kept for this node's own requests. Who is refused
+//! 6. Guests run at most as many at once as they may together, and who may not push out what
+//!    the owner has in memory has loaded only what surely fits beside it ([`OWNED`]).
+//! 7. The queue is bounded; a quarter of it is kept for this node's own requests. Who is refused
 //!    learns the predicted wait.
 
 mod lane;
+mod owner;
 mod room;
 #[cfg(test)]
 mod tests;
@@ -39,6 +42,8 @@ use std::time::Duration;
 
 use crate::types::{Class, Moment};
 use lane::{Lane, Memory, Running, Urgency, Waiting};
+pub use owner::OWNED;
+use owner::Owner;
 use room::Room;
 pub use view::Standing;
 pub use words::{
@@ -62,6 +67,9 @@ pub struct Queue {
     foreign: Vec<Seen>,
     load: Option<Loading>,
     room: Room,
+    owner: Owner,
+    /// Most requests of guests that run at once.
+    guests: Option<u32>,
     /// The last load, until the engine's list tells what it pushed out.
     settled: Option<Settled>,
     accounts: HashMap<Arc<str>, Account>,
@@ -114,6 +122,8 @@ impl Queue {
             foreign: Vec::new(),
             load: None,
             room: Room::new(),
+            owner: Owner::default(),
+            guests: None,
             settled: None,
             accounts: HashMap::new(),
             virtual_time: [0.0; 3],
@@ -130,9 +140,14 @@ impl Queue {
             lane.expire(now);
         }
         self.note_drained(now);
-        let predicted = self.waits(&waiter.target, waiter.class, waiter.load, now);
+        self.note_asked(&waiter, now);
+        let mut predicted = self.waits(&waiter.target, waiter.class, waiter.load, now);
+        if waiter.guest {
+            predicted = predicted.max(self.guest_in(now));
+        }
         let refuse = |why| Entry::Refuse(Refusal { why, retry_after: predicted });
-        if !waiter.may_load && !self.may_wait_unloaded(&waiter.target, now) {
+        let may_load = waiter.may_load && (waiter.evicts || self.spares_owner(&waiter.target, now));
+        if !may_load && !self.may_wait_unloaded(&waiter.target, now) {
             return refuse(Why::NotLoaded);
         }
         if waiter.budget.is_some_and(|budget| predicted > budget) {
@@ -166,6 +181,10 @@ impl Queue {
                 lane.touched = now;
                 if let Some(account) = self.accounts.get_mut(&run.principal) {
                     account.running = account.running.saturating_sub(1);
+                }
+                if run.own {
+                    let weights = lane.target.weights.clone();
+                    self.note_used(&weights, now);
                 }
                 break;
             }
@@ -326,6 +345,8 @@ impl Queue {
         lane.running.push(Running {
             id: waiter.id,
             principal: waiter.principal,
+            own: waiter.own,
+            guest: waiter.guest,
             since: now,
             cost: waiter.cost,
         });
@@ -370,7 +391,8 @@ impl Queue {
         let same = |other: &&Lane| other.target.weights == lane.target.weights;
         let others = self.lanes.iter().enumerate().filter(|(l, _)| *l != at).map(|(_, l)| l);
         let urgencies = |lane: &Lane| {
-            let waiters = lane.waiting.iter().filter(|w| w.may_load && !self.is_capped(w));
+            let can = |w: &&Waiting| self.can_load(w, &lane.target, now) && !self.is_capped(w);
+            let waiters = lane.waiting.iter().filter(can);
             waiters.map(|w| w.urgency(now)).min()
         };
         let reload = others.clone().filter(same).filter_map(urgencies).min();
@@ -426,7 +448,8 @@ impl Queue {
             }
             let confirms = self.foreign_fits(&lane.target, now);
             for (w, waiter) in lane.waiting.iter().enumerate() {
-                if !(waiter.may_load || confirms) || self.is_capped(waiter) {
+                let can = confirms || self.can_load(waiter, &lane.target, now);
+                if !can || self.is_capped(waiter) {
                     continue;
                 }
                 let rank = (waiter.urgency(now), self.tag(waiter), waiter.arrival);
@@ -474,58 +497,12 @@ impl Queue {
         Some(LoadPlan { id, target, by: lane.waiting[by].id, why })
     }
 
-    /// Sends away who may not load and now waits for a load that nobody will make.
-    fn refuse_stranded(&mut self, now: Moment, out: &mut Vec<Action>) {
-        for l in 0..self.lanes.len() {
-            if self.lanes[l].waiting.iter().all(|w| w.may_load)
-                || self.may_wait_unloaded(&self.lanes[l].target, now)
-            {
-                continue;
-            }
-            while let Some(w) = self.lanes[l].waiting.iter().position(|w| !w.may_load) {
-                let waiter = self.take(l, w);
-                let refusal = Refusal { why: Why::NotLoaded, retry_after: Duration::ZERO };
-                out.push(Action::Refuse(waiter.id, refusal));
-            }
-        }
-    }
-
-    /// Whether a request that may not load can hope: its target is in memory or will be.
-    fn may_wait_unloaded(&self, target: &Target, now: Moment) -> bool {
-        !self.loads
-            || self.foreign_fits(target, now)
-            || self.lanes.iter().any(|lane| {
-                lane.target == *target
-                    && (lane.loading
-                        || lane.in_memory(now)
-                        || lane.waiting.iter().any(|w| w.may_load))
-            })
-    }
-
-    /// Whether weights put in memory by somebody else probably have the options asked for.
-    fn foreign_fits(&self, target: &Target, now: Moment) -> bool {
-        let key = &target.key;
-        self.foreign.iter().any(|s| {
-            s.weights == target.weights
-                && s.expires.is_none_or(|at| at > now)
-                && key.runner.is_empty()
-                && key.shift.is_none()
-                && (key.num_ctx.is_none() || s.num_ctx.is_none() || key.num_ctx == s.num_ctx)
-        })
-    }
-
     /// Whether requests run on these weights under other options.
     fn is_held(&self, target: &Target) -> bool {
         self.lanes.iter().any(|lane| {
             lane.target.weights == target.weights
                 && lane.target != *target
                 && !lane.running.is_empty()
-        })
-    }
-
-    fn is_capped(&self, waiter: &Waiting) -> bool {
-        waiter.max_inflight.is_some_and(|most| {
-            self.accounts.get(&waiter.principal).is_some_and(|a| a.running >= most)
         })
     }
 

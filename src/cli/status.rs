@@ -145,8 +145,14 @@ fn sharing(sharing: &Value) -> String {
         Some("none") => "with nobody",
         _ => "not known",
     };
+    let unknown: Vec<&str> = list(&sharing["notKnown"]).filter_map(text).collect();
     match text(&sharing["why"]).filter(|why| !why.is_empty()) {
         Some(why) => format!("{what}: {}", plain(why)),
+        // Who asks for nothing special does not want to hear what could not be looked at.
+        None if sharing["when"] == "idle" && !unknown.is_empty() => {
+            let unknown: String = unknown.join(", ").split_inclusive(' ').map(plain).collect();
+            format!("{what} (not known here: {unknown})")
+        }
         None => what.to_owned(),
     }
 }
@@ -175,6 +181,7 @@ fn peer_row(status: &Value, peer: &Value) -> Vec<String> {
     let why = text(&peer["why"]).filter(|why| !why.is_empty());
     let now = match (kind, why) {
         (None, why) => why.unwrap_or("does not answer").to_owned(),
+        (Some(_), Some(why)) if work.is_idle() => why.to_owned(),
         (Some(_), Some(why)) => format!("{}; {why}", work.now()),
         (Some(_), None) => work.now(),
     };
@@ -226,6 +233,10 @@ impl Work {
             }
         }
         work
+    }
+
+    fn is_idle(&self) -> bool {
+        (self.running, self.waiting) == (0, 0)
     }
 
     fn now(&self) -> String {
@@ -347,7 +358,8 @@ mod tests {
             "peers": [
                 { "name": "gpu", "kind": "rich", "owner": "tag:gpu", "path": "tailnet", "why": "",
                   "paths": [{ "kind": "tailnet", "state": "up", "rttMs": 4.2, "via": "direct" }] },
-                { "name": "mini", "kind": "rich", "owner": "tag:nas", "path": "lan", "why": "",
+                { "name": "mini", "kind": "rich", "owner": "tag:nas", "path": "lan",
+                  "why": "paused until 18:00",
                   "paths": [{ "kind": "tailnet", "state": "down", "rttMs": 9.0 },
                             { "kind": "lan", "state": "up", "rttMs": 1.04 }] },
                 { "name": "nas", "kind": "bare", "owner": "me@example.com", "path": null,
@@ -377,7 +389,7 @@ sharing  own devices only: on battery
 NODE     OWNER    PATH                RTT  NOW                      LOADED          TOK/S
 macbook  you      here                  -  idle                     qwen3:8b           38
 gpu      tag:gpu  tailnet, direct  4.2 ms  2 running, 1 waiting     gpt-oss:20b +1    121
-mini     tag:nas  lan, pinned      1.0 ms  idle                     -                   -
+mini     tag:nas  lan, pinned      1.0 ms  paused until 18:00       -                   -
 nas      you      -                     -  does not answer          -                   -
 ops-mac  ops@     -                     -  not used: not in sendTo  -                   -
 
@@ -406,6 +418,24 @@ ops-mac  ops@     -                     -  not used: not in sendTo  -           
         assert!(!text.contains("spare3"), "{text}");
         let text = screen(&status, now(), true);
         assert!(text.contains("trust accept spare3") && !text.contains("more:"));
+    }
+
+    #[test]
+    fn what_is_shared_is_said_in_words() {
+        let idle = |unknown: &[&str]| json!({ "when": "idle", "accepting": "all", "why": "", "notKnown": unknown });
+        let paused = json!({ "when": "auto", "accepting": "none", "why": "paused until 18:00" });
+        let auto = json!({ "when": "auto", "accepting": "all", "why": "", "notKnown": ["a link"] });
+        for (said, expect) in [
+            (paused, "with nobody: paused until 18:00"),
+            (auto, "with everybody `access` names"),
+            (idle(&[]), "with everybody `access` names"),
+            (
+                idle(&["whether anybody uses it"]),
+                "with everybody `access` names (not known here: whether anybody uses it)",
+            ),
+        ] {
+            assert_eq!(sharing(&said), expect);
+        }
     }
 
     #[test]

@@ -9,13 +9,8 @@ use super::written::Config;
 /// The path of each such key, and what will act on it.
 const LATER: &[(&str, &str)] = &[
     ("agents", "named chains of models"),
-    ("priority", "classes of requests"),
     ("models.mode", "hosted providers"),
     ("models.providers", "hosted providers"),
-    ("share.idleAfter", "sharing rules"),
-    ("share.inflight", "sharing rules"),
-    ("share.loads", "sharing rules"),
-    ("share.metered", "sharing rules"),
     ("failover.billingCooldown", "hosted providers"),
     ("admin.prometheusFile", "the file for Prometheus"),
 ];

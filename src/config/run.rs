@@ -247,7 +247,7 @@ pub struct Share {
     pub idle_after: Duration,
     /// Quiet hours, as minutes of the day (from, to).
     pub quiet: Vec<(u16, u16)>,
-    /// Most requests of others at once.
+    /// Most requests of others at once, at each engine.
     pub inflight: Option<u32>,
     /// Loads for others.
     pub loads: ShareLoads,
@@ -258,9 +258,10 @@ pub struct Share {
 }
 
 /// `share.loads`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ShareLoads {
-    /// Only if it evicts nothing.
+    /// Only if it evicts nothing of this node's owner.
+    #[default]
     Fit,
     /// Always.
     Any,

@@ -253,8 +253,9 @@ fn a_block_pasted_from_openclaw_works_and_what_is_unknown_warns() {
 fn keys_without_a_behaviour_say_so_when_they_are_set() {
     for (text, path) in [
         ("{ agents: { a: {} } }", Some("agents")),
-        ("{ priority: [{ match: { path: '/x' }, class: 'batch' }] }", Some("priority")),
-        ("{ share: { when: 'mine', quiet: ['22:00-07:00'] } }", None),
+        ("{ priority: [{ match: { path: '/x' }, class: 'batch' }] }", None),
+        ("{ share: { when: 'mine', quiet: ['22:00-07:00'], loads: 'any', inflight: 1 } }", None),
+        ("{ share: { idleAfter: '1m', metered: true } }", None),
         ("{ lan: { mdns: false } }", None),
         ("{ local: [{ baseUrl: ':1', user: 'ollama' }] }", Some("local[0].user")),
         ("{ share: { when: 'auto' } }", None),

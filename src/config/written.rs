@@ -366,16 +366,16 @@ pub(super) enum Variants {
 pub(super) struct Share {
     /// When: "auto" (for all; on battery for your own devices), "all", "mine", "none", "idle".
     pub(super) when: ShareWhen,
-    /// After how long without local use the node is idle.
+    /// After how long without use the machine is idle (for "idle").
     pub(super) idle_after: String,
     /// Hours in which it works for nobody else.
     #[schemars(extend("examples" = [["22:00-07:00"]]))]
     pub(super) quiet: Vec<String>,
-    /// Most requests of others at once; null = no bound.
+    /// Most requests of others at once, at each engine; null = no bound.
     pub(super) inflight: Option<u32>,
-    /// Loading models for others: "fit" (if it evicts nothing), "any", "none".
+    /// Loading models for others: "fit" (if it evicts nothing of yours), "any", "none".
     pub(super) loads: ShareLoads,
-    /// Also over metered links.
+    /// Also over metered links; otherwise there only for your own devices.
     pub(super) metered: bool,
     /// Measure this node's speed once where no request has shown it.
     pub(super) self_measure: bool,

@@ -200,6 +200,11 @@ impl Node {
         self.listener(ListenerKind::Admin)
     }
 
+    /// Where other nodes reach it, past its tailscaled.
+    pub fn mesh(&self) -> SocketAddr {
+        self.listener(ListenerKind::Mesh)
+    }
+
     /// Its engine.
     pub fn engine(&self) -> Option<&Engine> {
         self.engine.as_ref()

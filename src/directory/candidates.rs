@@ -7,7 +7,7 @@ use super::heard::Heard;
 use super::snapshot::{Offer, Path};
 use crate::balance::prefix::Print;
 use crate::balance::{Candidate, claims};
-use crate::types::{Api, Capabilities, ClientKind, EngineKind, Moment, PathKind};
+use crate::types::{Accepting, Api, Capabilities, ClientKind, EngineKind, Moment, PathKind};
 
 /// What a request needs of an offer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,7 +79,7 @@ fn candidate(index: usize, offer: &Offer, need: &Need, now: Moment) -> Candidate
         alive: offer.endpoint.up && node.is_alive(),
         able: able(&offer.capabilities, &need.capabilities),
         rest_until: if rest_until > now { rest_until } else { Moment::ZERO },
-        closed: node.says_no().is_some(),
+        closed: offer.says_no(now).is_some(),
         held,
         loaded_ctx: cell.loaded_ctx.load(Relaxed),
         default_ctx: offer.num_ctx.or(offer.endpoint.default_ctx).unwrap_or(0),
@@ -105,6 +105,18 @@ fn candidate(index: usize, offer: &Offer, need: &Need, now: Moment) -> Candidate
 }
 
 impl Offer {
+    /// Why its node takes no request of ours for it now, in a sentence: none at all, or none
+    /// that would need a load; `None` if it does, or never said.
+    pub fn says_no(&self, now: Moment) -> Option<String> {
+        let node = &self.node;
+        if let Some(no) = node.says_no() {
+            return Some(no);
+        }
+        let said = self.cell.report.believed(&node.cell, now).filter(|_| !node.mine)?;
+        (said.row.accepting != Accepting::All)
+            .then(|| format!("{} does not load {} for others now", node.name, self.key))
+    }
+
     /// How many requests run side by side: as its engine says, or as is usual.
     pub fn slots(&self) -> u32 {
         self.endpoint.slots.unwrap_or_else(|| usual_slots(self.endpoint.kind)).max(1)

@@ -239,7 +239,7 @@ fn speaks_against(offer: &Offer, c: &Candidate, scales: &Scales<'_>, v: &Verdict
             let wanted = scales.ask.prompt_tokens.max(scales.ask.min_context);
             format!("its window of {window} tokens does not hold {wanted}")
         }
-        "closed" => offer.node.says_no().unwrap_or_default(),
+        "closed" => offer.says_no(scales.now).unwrap_or_default(),
         "half-open" => "is tried with one request after a failure or an absence".to_owned(),
         "slow start" => "has just come back, and gets more requests by and by".to_owned(),
         "unmeasured" => format!(

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::LoadFail;
 use crate::balance::queue::{self, Target, Waiter, WaiterId, Why};
+use crate::config::ShareLoads;
 use crate::directory::{Cell, Offer};
 use crate::types::{Capabilities, Class, Digest, LoadKey, ModelKey, NodeId, Side};
 
@@ -154,7 +155,8 @@ impl Reason {
 }
 
 impl Ask {
-    pub(super) fn waiter(&self, id: WaiterId) -> Waiter {
+    pub(super) fn waiter(&self, id: WaiterId, loads: ShareLoads) -> Waiter {
+        let guest = self.side == Side::Guest;
         Waiter {
             id,
             target: self.target(),
@@ -164,7 +166,10 @@ impl Ask {
             load: self.load_time(),
             size: self.size,
             budget: self.wait_budget,
-            may_load: self.may_load,
+            may_load: self.may_load && !(guest && loads == ShareLoads::None),
+            own: !guest,
+            guest,
+            evicts: !guest || loads == ShareLoads::Any,
             max_inflight: self.max_inflight,
             solo: self.capabilities.embedding && !self.capabilities.completion,
         }

@@ -116,15 +116,16 @@ impl Gates {
         let weights = weights_of(offer.weights.as_ref(), &offer.key);
         let target = Target { weights, key: LoadKey::default() };
         let load = load_time(offer.size, &offer.cell);
-        let (standing, slots) = self.of(&offer.endpoint).standing(target, load);
-        Told::of(offer, &standing, load, slots)
+        let (standing, slots) = self.of(&offer.endpoint).standing(target, load, offer.size);
+        let told = Told::of(offer, &standing, load, slots);
+        let (accepting, why) = self.share.borrow().at(&standing);
+        Told { row: Row { accepting, why: why.to_owned(), ..told.row }, ..told }
     }
 
     /// The row that goes with a reply to another sidecar.
     pub fn told(&self, offer: &Offer) -> Row {
-        let share = self.share.borrow().clone();
-        let (accepting, why) = (share.accepting, share.why.to_string());
-        Row { accepting, why, ..self.row(offer).row }
+        let row = self.row(offer).row;
+        self.share.borrow().over(row)
     }
 
     /// For whom this node works now.

@@ -9,6 +9,9 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use super::{Reason, Refusal};
+use crate::api::report::Row;
+use crate::balance::queue::Standing;
+use crate::config::ShareLoads;
 use crate::telemetry::{Clock, wall};
 use crate::types::{Accepting, Moment, Side, Wall};
 
@@ -27,9 +30,31 @@ pub struct Share {
     pub sparing: bool,
     /// What would have mattered, and nobody says.
     pub unknown: Vec<&'static str>,
+    /// Which loads are made for guests.
+    pub loads: ShareLoads,
+    /// Most requests of guests that run at once, at each engine.
+    pub inflight: Option<u32>,
 }
 
 impl Share {
+    /// What a row says of who is let in, as it is told to others.
+    pub fn over(&self, row: Row) -> Row {
+        match self.accepting {
+            Accepting::All => row,
+            accepting => Row { accepting, why: self.why.to_string(), ..row },
+        }
+    }
+
+    /// What holds guests back at one model, while they are let in.
+    pub(super) fn at(&self, standing: &Standing) -> (Accepting, &'static str) {
+        let there = standing.loaded || standing.loading;
+        match self.loads {
+            ShareLoads::None if !there => (Accepting::Mine, "share.loads is none"),
+            ShareLoads::Fit if !standing.spares => (Accepting::Mine, "no room beside its owner's"),
+            _ => (Accepting::All, ""),
+        }
+    }
+
     /// Why somebody of this side is not let in now, if he is not.
     pub(super) fn refuses(&self, side: Side) -> Option<Refusal> {
         if self.accepting.admits(side) {

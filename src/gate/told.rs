@@ -12,7 +12,7 @@ use crate::directory::Offer;
 /// One own offer as it stands now.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Told {
-    /// What peers are told. For whom the node works is not in it.
+    /// What peers are told. For whom the whole node works is not in it.
     pub row: Row,
     /// How long a new request of this node's own would wait, its load included.
     pub own: Duration,

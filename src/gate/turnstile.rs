@@ -85,7 +85,9 @@ impl Gate {
         node: Shared,
     ) -> Arc<Gate> {
         let loads = config.kind == EngineKind::Ollama;
-        let queue = Queue::new(loads, config.slots, config.queue as usize);
+        let mut queue = Queue::new(loads, config.slots, config.queue as usize);
+        // Nobody is there yet for whom that would change something.
+        queue.set_guests(node.share.borrow().inflight, clock.now());
         let state = Mutex::new(State {
             queue,
             next: 0,
@@ -118,12 +120,16 @@ impl Gate {
         let (answer, answered) = oneshot::channel();
         let mut state = self.state.lock();
         // With the lock held: whoever is not sent away here is seen by `heed`.
-        if let Some(refusal) = self.node.share.borrow().refuses(ask.side) {
+        let (refusal, loads) = {
+            let share = self.node.share.borrow();
+            (share.refuses(ask.side), share.loads)
+        };
+        if let Some(refusal) = refusal {
             return Err(refusal);
         }
         let id = WaiterId(state.next);
         state.next += 1;
-        let entry = state.queue.enter(ask.waiter(id), began);
+        let entry = state.queue.enter(ask.waiter(id, loads), began);
         let using = (ask.side == Side::Here && ask.class == Class::Own)
             .then(|| self.node.used.begin(self.clock));
         let place = Place { gate: self.clone(), id, held: true, _using: using };
@@ -222,9 +228,10 @@ impl Gate {
     }
 
     /// How an offer of its engine stands here.
-    pub(super) fn standing(&self, target: Target, load: Duration) -> (Standing, u32) {
+    pub(super) fn standing(&self, target: Target, load: Duration, size: u64) -> (Standing, u32) {
         let now = self.clock.now();
-        let queue = &self.state.lock().queue;
+        let queue = &mut self.state.lock().queue;
+        queue.know(&target.weights, size);
         (queue.standing(target, load, now), queue.slots())
     }
 
@@ -254,6 +261,8 @@ impl Gate {
             state.answer(id, Err(refusal));
             self.act(&mut state, actions);
         }
+        let actions = state.queue.set_guests(share.inflight, self.clock.now());
+        self.act(&mut state, actions);
         self.tell();
     }
 

@@ -17,7 +17,7 @@ use crate::api::peek::{self, KeepAlive, Peeked};
 use crate::directory::{Offer, Sent};
 use crate::gate;
 use crate::net::Body;
-use crate::types::{Dial, EngineKind, Moment, NodeKind, RequestedModel};
+use crate::types::{Api, Class, Dial, EngineKind, Moment, NodeKind, RequestedModel};
 
 use super::asked::Asked;
 use super::replay::{Held, Uplink};
@@ -42,6 +42,9 @@ pub(crate) struct Ask<'a> {
     pub(crate) keep_alive: Option<String>,
     pub(crate) max_inflight: Option<u32>,
     pub(crate) may_load: bool,
+    /// Tokens after which the answer ends whatever else the body says, where a rule wants that.
+    pub(crate) max_predict: Option<u64>,
+    pub(crate) class: Class,
 }
 
 impl Ask<'_> {
@@ -98,7 +101,7 @@ impl Ask<'_> {
             if let Some(session) = &self.asked.wishes.session {
                 set("x-tailherd-session", session);
             }
-            if self.asked.wishes.priority == Some(crate::types::Class::Batch) {
+            if self.class == Class::Batch {
                 set("x-tailherd-priority", "batch");
             }
         }
@@ -115,12 +118,25 @@ impl Ask<'_> {
         if let (Some(text), Some(field)) = (&self.keep_alive, &self.peeked.keep_alive) {
             edits.push((field.range.clone(), Bytes::from(text.clone())));
         }
+        let frames = self.held.frames();
+        if let Some(most) = self.max_predict {
+            edits.push(peek::ends_with(&frames, &self.limit(most)));
+        }
         if edits.is_empty() {
             return self.held.measured(Vec::new(), 0, uplink);
         }
-        let frames = self.held.frames();
         let skip = frames.len();
         self.held.measured(peek::rewrite_all(&frames, &edits), skip, uplink)
+    }
+
+    /// The field that ends an answer after so many tokens, in this request's dialect. Engines
+    /// take the last of two, and Ollama adds later `options` to earlier ones.
+    fn limit(&self, most: u64) -> String {
+        match self.asked.route.api {
+            Api::Ollama => format!(r#""options":{{"num_predict":{most}}}"#),
+            Api::Responses => format!(r#""max_output_tokens":{most}"#),
+            _ => format!(r#""max_tokens":{most}"#),
+        }
     }
 
     /// What the gate has to know. Of a request that came from another sidecar it was that one
@@ -136,7 +152,7 @@ impl Ask<'_> {
             capabilities: offer.capabilities,
             cell: offer.cell.clone(),
             load_key: self.peeked.load_key(self.asked.route.api),
-            class: self.asked.class(),
+            class: self.class,
             side: self.asked.side(),
             principal: self.asked.caller.label().into(),
             keep_alive: self.keep_alive.clone().or_else(|| self.said_keep_alive()),

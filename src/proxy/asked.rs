@@ -14,9 +14,9 @@ use http::request::Parts;
 use crate::api::browser::{self, HostVerdict, Origins};
 use crate::api::headers;
 use crate::api::route::{Route, classify};
-use crate::config::Config;
+use crate::config::{Config, PriorityRule};
 use crate::trust::Granted;
-use crate::types::{Api, Caller, Class, ClientKind, ListenerKind, NodeName, Side};
+use crate::types::{Api, Caller, Class, ClientKind, ListenerKind, ModelKey, NodeName, Side};
 
 use super::error::Failure;
 use super::wishes::Wishes;
@@ -92,15 +92,25 @@ impl Asked {
         }
     }
 
-    /// Its class in this node's queue.
-    pub(crate) fn class(&self) -> Class {
-        if !self.is_mesh() {
-            return Class::Own;
-        }
-        match self.wishes.priority {
+    /// Its class in a queue: as it says itself, else as the first `priority` rule says that
+    /// means it. A program here stands before all others unless nobody waits for its answer.
+    pub(crate) fn class(&self, rules: &[PriorityRule], model: &ModelKey) -> Class {
+        let said = self.wishes.priority.or_else(|| {
+            let means = |rule: &&PriorityRule| self.is_meant(rule, model);
+            rules.iter().find(means).map(|rule| rule.class)
+        });
+        match said {
             Some(Class::Batch) => Class::Batch,
-            _ => Class::Interactive,
+            _ if self.is_mesh() => Class::Interactive,
+            _ => Class::Own,
         }
+    }
+
+    fn is_meant(&self, rule: &PriorityRule, model: &ModelKey) -> bool {
+        let agent = self.wishes.agent.as_deref().unwrap_or_default();
+        rule.path.as_ref().is_none_or(|path| self.route.upstream.starts_with(&**path))
+            && rule.model.as_ref().is_none_or(|pattern| model.matches(pattern))
+            && rule.agent.as_ref().is_none_or(|name| name.eq_ignore_ascii_case(agent))
     }
 }
 
@@ -169,4 +179,60 @@ pub(crate) fn read_head(
     let wishes = Wishes::read(&head.headers, mesh_rule.is_some());
     let client = client(&head.headers);
     Asked { caller, route, mesh_rule, wishes, client, request_id, head }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Request;
+
+    use super::*;
+    use crate::trust::{Access, Tailnet};
+
+    #[track_caller]
+    fn check(mesh: bool, path: &str, headers: &[(&str, &str)], model: &str, expect: Class) {
+        let rule = |path: Option<&str>, model: Option<&str>, agent: Option<&str>, class| {
+            let own = |text: Option<&str>| text.map(str::to_owned);
+            PriorityRule { path: own(path), model: own(model), agent: own(agent), class }
+        };
+        let rules = [
+            rule(Some("/api/embed"), Some("quick*"), None, Class::Interactive),
+            rule(Some("/api/embed"), None, None, Class::Batch),
+            rule(Some("/v1/embeddings"), None, None, Class::Batch),
+            rule(None, Some("slow*"), None, Class::Batch),
+            rule(None, None, Some("indexer"), Class::Batch),
+        ];
+        let mut request = Request::post(path);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let caller = Arc::new(Caller::local(None, None));
+        let granted = Access::new(None, &Tailnet::default()).of(&caller);
+        let (head, ()) = request.body(()).unwrap().into_parts();
+        let asked = read_head(caller, mesh.then_some(granted), head, String::new());
+        let model = ModelKey::parse(model).unwrap();
+        assert_eq!(asked.class(&rules, &model), expect, "{path} {headers:?} {model}");
+    }
+
+    #[test]
+    fn a_request_is_of_the_class_it_says_or_the_first_rule_that_means_it() {
+        let (own, interactive, batch) = (Class::Own, Class::Interactive, Class::Batch);
+        let says = |class| [("x-tailherd-priority", class)];
+        check(false, "/api/chat", &[], "tiny", own);
+        check(false, "/api/chat", &says("batch"), "tiny", batch);
+        check(false, "/api/chat", &says("interactive"), "slow:7b", own);
+        check(false, "/api/embed", &[], "tiny", batch);
+        check(false, "/api/embeddings", &[], "tiny", batch);
+        check(false, "/embeddings", &[], "tiny", batch);
+        check(false, "/node/desk/api/embed", &[], "tiny", batch);
+        check(false, "/api/embed", &[], "quick:1b", own);
+        check(false, "/api/chat", &[], "slow:7b", batch);
+        check(false, "/api/chat", &[("x-tailherd-agent", "Indexer")], "tiny", batch);
+        check(false, "/api/chat", &[("x-tailherd-agent", "other")], "tiny", own);
+        check(true, "/api/chat", &[], "tiny", interactive);
+        check(true, "/api/chat", &says("batch"), "tiny", batch);
+        check(true, "/api/chat", &says("own"), "tiny", interactive);
+        check(true, "/api/embed", &[], "tiny", batch);
+        // Whom a peer asks for is its own affair.
+        check(true, "/api/chat", &[("x-tailherd-agent", "indexer")], "tiny", interactive);
+    }
 }

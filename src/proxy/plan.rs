@@ -106,7 +106,7 @@ pub(crate) fn plan(
     if offers.is_empty() {
         return missing(snapshot, asked, model, pinned.as_deref(), now);
     }
-    if let Some(closed) = closed(&offers) {
+    if let Some(closed) = closed(&offers, now) {
         let text = match pinned {
             Some(_) => closed,
             None => format!("no node takes requests for model '{}' now: {closed}", model.bare),
@@ -117,8 +117,8 @@ pub(crate) fn plan(
 }
 
 /// Why none of these takes requests of ours now, each node once; `None` if one does.
-pub(crate) fn closed(offers: &[Arc<Offer>]) -> Option<String> {
-    let why: Option<Vec<String>> = offers.iter().map(|offer| offer.node.says_no()).collect();
+pub(crate) fn closed(offers: &[Arc<Offer>], now: Moment) -> Option<String> {
+    let why: Option<Vec<String>> = offers.iter().map(|offer| offer.says_no(now)).collect();
     let mut why = why?;
     why.dedup();
     Some(why.join("; "))

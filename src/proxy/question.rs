@@ -81,7 +81,7 @@ pub(crate) async fn routed(
         return Ok(answer);
     }
     let mut keep_alive = None;
-    let (mut max_inflight, mut may_load) = (None, true);
+    let (mut max_inflight, mut may_load, mut max_predict) = (None, true, None);
     if let Some(rule) = &plan.limits {
         max_inflight = rule.max_inflight;
         // A peer that takes the model to be in memory does not want it loaded.
@@ -93,8 +93,13 @@ pub(crate) async fn routed(
             .map(|most| format!("\"{}s\"", most.as_secs()));
         let number = |at: Option<&At<i64>>| at.and_then(|at| u64::try_from(at.value).ok());
         over_limit(asked, rule.max_num_ctx, number(peeked.num_ctx.as_ref()), "num_ctx")?;
-        let predict = number(peeked.predict(asked.route.api));
+        // Less than nothing means no end.
+        let endless = |at: &At<i64>| u64::try_from(at.value).unwrap_or(u64::MAX);
+        let predict = peeked.predict(asked.route.api).map(endless);
         over_limit(asked, rule.max_predict, predict, "num_predict")?;
+        // What is left open, or said twice in two ways, ends there all the same.
+        let writes = asked.route.op.is_inference() && asked.route.op != Op::Embed;
+        max_predict = rule.max_predict.filter(|_| writes).map(|most| predict.unwrap_or(most));
     }
     if asked.is_mesh() && asked.route.op == Op::Show {
         // Asked too early; the engine's own answer would name its files.
@@ -111,6 +116,8 @@ pub(crate) async fn routed(
         keep_alive,
         max_inflight,
         may_load,
+        max_predict,
+        class: asked.class(&config.priority, &model.key),
     };
     serve::serve(px, config, &ask, &plan, running).await
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::api::report::{HEADER, MOST_HEADER, Row};
 use crate::directory::Offer;
-use crate::types::ModelKey;
+use crate::types::{Accepting, ModelKey};
 
 use super::Proxy;
 
@@ -45,7 +45,11 @@ pub(super) fn hear(px: &Proxy, offer: &Offer, headers: &HeaderMap) {
     let Ok(key) = ModelKey::parse(&row.name) else { return };
     let snapshot = px.directory.load();
     let Some(offer) = snapshot.offer(&offer.node.id, &row.engine, &key) else { return };
-    offer.node.cell.accepts(row.accepting, &row.why);
+    // A row may hold back one model only; what it says of its node comes with a refusal.
+    let refused = headers.get("x-tailherd-refused").map(|why| why.as_bytes());
+    if row.accepting == Accepting::All || matches!(refused, Some(b"paused" | b"draining")) {
+        offer.node.cell.accepts(row.accepting, &row.why);
+    }
     offer.node.cell.hold_at_least(px.timing.report_believed);
     offer.hear(&row, Duration::from_millis(row.wait_ms), px.clock.now());
 }

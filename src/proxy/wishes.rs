@@ -11,7 +11,7 @@ use http::HeaderMap;
 use crate::api::attempt;
 use crate::types::{Class, NodeName};
 
-/// Longest session key.
+/// Longest session key, and name of an agent.
 const MOST_SESSION: usize = 128;
 
 /// Where the answer may come from.
@@ -36,6 +36,8 @@ pub(crate) struct Wishes {
     /// What belongs together.
     pub(crate) session: Option<String>,
     pub(crate) priority: Option<Class>,
+    /// In whose name an app asks.
+    pub(crate) agent: Option<String>,
     pub(crate) place: Where,
     pub(crate) explain: bool,
     /// The longest wait a peer's request accepts here.
@@ -76,6 +78,9 @@ impl Wishes {
                 .filter(|s| !s.is_empty()),
             session,
             priority,
+            agent: text("x-tailherd-agent")
+                .filter(|s| !s.is_empty() && s.len() <= MOST_SESSION)
+                .map(str::to_owned),
             place: match text("x-tailherd-where") {
                 Some("self") => Where::This,
                 Some("mine") => Where::Mine,

@@ -10,6 +10,7 @@ mod engine_faults;
 mod engine_golden;
 mod eve;
 mod fleet;
+mod guests;
 mod hand;
 mod hello;
 mod http;

@@ -9,6 +9,7 @@ use tailherd::demo::client::{Answer, counted};
 use tailherd::demo::engine::Engine;
 use tailherd::demo::node::NodeSpec;
 use tailherd::demo::tailscaled::Owner;
+use tailherd::net::Host;
 use tailherd::types::Power;
 use tokio::time::Instant;
 
@@ -211,6 +212,33 @@ async fn on_battery_only_devices_of_the_owner_are_served() {
     world.node("desk").machine().runs_on(Power::Mains);
     assert!(until(async || row(&world, "desk").await.accepting == "all").await);
     assert_eq!(across(&world, "colleague", "desk", 2).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_machine_that_goes_to_sleep_or_is_used_says_so_before() {
+    let idle = json!({"share": {"when": "idle", "idleAfter": "10m"}});
+    let world = World::start(vec![
+        NodeSpec::new("laptop", me(), None),
+        NodeSpec::new("gpu", me(), Some(counting("gpu", ms(1)))).with(idle),
+    ])
+    .await;
+    let gpu = world.node("gpu").machine();
+    let known = async |whom: &str, why: &str| {
+        until(async || told(&world, "laptop", "gpu").await == (whom.into(), why.into())).await
+    };
+    assert!(known("all", "").await, "nobody says that it is used");
+    gpu.says(Host { idle: Some(ms(0)), ..Host::default() });
+    assert!(known("none", "in use").await);
+    gpu.says(Host { idle: Some(ms(601_000)), metered: Some(true), ..Host::default() });
+    assert!(known("mine", "metered link").await);
+    gpu.says(Host { idle: Some(ms(601_000)), sleeping: true, ..Host::default() });
+    assert!(known("none", "going to sleep").await);
+    assert_eq!(across(&world, "laptop", "gpu", 2).await.header("x-tailherd-refused"), "paused");
+    gpu.says(Host { idle: Some(ms(700_000)), ..Host::default() });
+    assert!(known("all", "").await);
+    // A program here that asks its engines uses the machine, too.
+    assert_eq!(world.post("gpu", "/api/generate", count("count", 2)).send().await.status, 200);
+    assert!(known("none", "in use").await);
 }
 
 /// The program itself, as a service.

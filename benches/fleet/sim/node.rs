@@ -183,6 +183,9 @@ impl Node {
             size: gate.sizes[job.model] as u64,
             budget,
             may_load: true,
+            own: false,
+            guest: false,
+            evicts: true,
             max_inflight: None,
             solo: gate.embeds[job.model],
         };

@@ -25,7 +25,7 @@ use std::ops::Range;
 pub use super::json::Problem;
 pub use keep_alive::KeepAlive;
 pub use scan::Scanner;
-pub use splice::{quote, rewrite, rewrite_all};
+pub use splice::{ends_with, quote, rewrite, rewrite_all};
 
 use crate::types::{Api, LoadKey, Op};
 

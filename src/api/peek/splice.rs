@@ -34,6 +34,19 @@ pub fn rewrite_all(frames: &[Bytes], edits: &[(Range<usize>, Bytes)]) -> Vec<Byt
     out
 }
 
+/// The edit that makes `field` (`"name":value`) the last one of a body's object, which has one
+/// already and nothing behind it.
+pub fn ends_with(frames: &[Bytes], field: &str) -> (Range<usize>, Bytes) {
+    let mut end: usize = frames.iter().map(Bytes::len).sum();
+    for byte in frames.iter().rev().flat_map(|frame| frame.iter().rev()) {
+        end -= 1;
+        if *byte == b'}' {
+            break;
+        }
+    }
+    (end..end, Bytes::from(format!(",{field}")))
+}
+
 /// Appends the bytes of `range` to `out`, shared.
 fn copy(frames: &[Bytes], range: Range<usize>, out: &mut Vec<Bytes>) {
     let mut offset = 0;

@@ -37,6 +37,8 @@ pub(super) struct Memory {
 pub(super) struct Running {
     pub(super) id: WaiterId,
     pub(super) principal: Arc<str>,
+    pub(super) own: bool,
+    pub(super) guest: bool,
     pub(super) since: Moment,
     pub(super) cost: Duration,
 }
@@ -49,6 +51,9 @@ pub(super) struct Waiting {
     pub(super) cost: Duration,
     pub(super) load: Duration,
     pub(super) may_load: bool,
+    pub(super) own: bool,
+    pub(super) guest: bool,
+    pub(super) evicts: bool,
     pub(super) max_inflight: Option<u32>,
     pub(super) since: Moment,
     pub(super) arrival: u64,
@@ -63,6 +68,9 @@ impl Waiting {
             cost: waiter.cost,
             load: waiter.load,
             may_load: waiter.may_load,
+            own: waiter.own,
+            guest: waiter.guest,
+            evicts: waiter.evicts,
             max_inflight: waiter.max_inflight.map(|most| most.max(1)),
             since,
             arrival,
@@ -175,6 +183,12 @@ impl Lane {
 
     fn work_left(&self, run: &Running, slots: u32, now: Moment) -> Duration {
         left(self.cost(run.cost, slots), now.since(run.since))
+    }
+
+    /// When the first of the guests that run here will have ended; `None` if none runs.
+    pub(super) fn first_guest_ends_in(&self, slots: u32, now: Moment) -> Option<Duration> {
+        let guests = self.running.iter().filter(|run| run.guest);
+        guests.map(|run| self.work_left(run, slots, now)).min()
     }
 
     /// When a slot is free for a request of `class` that comes in now, once the model is loaded.

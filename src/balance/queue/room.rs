@@ -18,13 +18,15 @@ pub(super) struct Room {
     fits: u64,
     /// The least that were too much.
     too_much: u64,
+    /// The most models that were in memory together.
+    together: usize,
     /// How many models it holds however small they are.
     most: usize,
 }
 
 impl Room {
     pub(super) fn new() -> Room {
-        Room { sizes: HashMap::new(), fits: 0, too_much: u64::MAX, most: usize::MAX }
+        Room { sizes: HashMap::new(), fits: 0, too_much: u64::MAX, together: 0, most: usize::MAX }
     }
 
     /// The size of these weights; 0 = not known, and then nothing new is learned.
@@ -44,10 +46,23 @@ impl Room {
         bytes < self.too_much && count <= self.most
     }
 
+    /// Whether these surely fit together: as many bytes and as many models were seen to.
+    pub(super) fn surely_holds<'a>(
+        &self,
+        together: impl Iterator<Item = &'a Arc<str>> + Clone,
+    ) -> bool {
+        let (bytes, count) = self.sum(together.clone());
+        bytes <= self.fits
+            && count <= self.together
+            && together.clone().all(|one| self.sizes.contains_key(one))
+            && self.holds(together)
+    }
+
     /// These were in memory together.
     pub(super) fn held<'a>(&mut self, together: impl Iterator<Item = &'a Arc<str>>) {
         let (bytes, count) = self.sum(together);
         self.fits = self.fits.max(bytes);
+        self.together = self.together.max(count);
         if self.fits >= self.too_much {
             self.too_much = u64::MAX;
         }

@@ -27,6 +27,9 @@ pub struct Standing {
     pub own: Duration,
     /// How long a new interactive one of another node would.
     pub interactive: Duration,
+    /// Whether a guest's request would find it there or could have it loaded, pushing out
+    /// nothing of the owner's.
+    pub spares: bool,
 }
 
 impl Queue {
@@ -44,7 +47,8 @@ impl Queue {
             lane.waiting.iter().find(|w| w.id == id).map(|waiter| (lane, waiter))
         })?;
         let ready = self.ready_in(&lane.target, waiter.class, waiter.load, now);
-        Some(ready + lane.slot_free_for(waiter, self.slots, now))
+        let turn = if waiter.guest { self.guest_in(now) } else { Duration::ZERO };
+        Some((ready + lane.slot_free_for(waiter, self.slots, now)).max(turn))
     }
 
     /// With which options these weights are in memory, if it was this queue that had them loaded.
@@ -79,7 +83,8 @@ impl Queue {
             running: lanes().map(|lane| lane.running.len()).sum(),
             queued: lanes().map(|lane| lane.waiting.len()).sum(),
             own: wait(Class::Own),
-            interactive: wait(Class::Interactive),
+            interactive: wait(Class::Interactive).max(self.guest_in(now)),
+            spares: self.may_wait_unloaded(&target, now) || self.spares_owner(&target, now),
             key: target.key,
         }
     }

@@ -44,6 +44,12 @@ pub struct Waiter {
     pub budget: Option<Duration>,
     /// Whether it may make the engine load its model.
     pub may_load: bool,
+    /// Whether it comes from the engine's owner: what he uses is his for a while.
+    pub own: bool,
+    /// Whether it comes from somebody else's device.
+    pub guest: bool,
+    /// Whether its load may push out what the owner has in memory.
+    pub evicts: bool,
     /// Most requests of its principal that may run at once.
     pub max_inflight: Option<u32>,
     /// Whether its model runs one request at a time whatever the slots (embedding-only).

@@ -150,7 +150,7 @@ impl Desk {
 
     /// The entry of an offer: the one told before, if it still says the same.
     fn entry(&self, offer: &Offer, told: Told, share: &Share, now: Moment) -> Entry {
-        let row = Row { accepting: share.accepting, why: share.why.to_string(), ..told.row };
+        let row = share.over(told.row);
         let listed = listed(offer);
         let before = self.last.iter().find(|e| e.key == offer.key && e.row.engine == row.engine);
         match before {

@@ -237,7 +237,8 @@ mod tests {
             sleep(Duration::from_millis(20)).await;
         }
         assert_eq!(logind.held.lock().len(), 2, "the next sleep waits, too");
-        drop(server);
+        drop(from);
+        server.close().await.unwrap();
         assert_eq!(listening.await.unwrap(), None, "a bus that is gone is looked for again");
     }
 }

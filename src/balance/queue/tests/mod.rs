@@ -2,6 +2,7 @@ use super::*;
 use crate::types::LoadKey;
 
 mod fair;
+mod owner;
 mod steps;
 mod view;
 
@@ -31,6 +32,9 @@ fn waiter(id: u64, model: &str) -> Waiter {
         size: 0,
         budget: None,
         may_load: true,
+        own: true,
+        guest: false,
+        evicts: true,
         max_inflight: None,
         solo: false,
     }
