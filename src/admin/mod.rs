@@ -3,7 +3,9 @@
 //! It only reads. Off loopback it shows metrics and health alone; over the mesh a reduced
 //! status. Names from elsewhere are made harmless before they are shown.
 
+mod explain;
 mod pins;
+mod requests;
 mod status;
 #[cfg(test)]
 mod tests;
@@ -17,13 +19,17 @@ use serde_json::Value;
 use tokio::sync::watch;
 
 use crate::api::browser;
+use crate::api::query::Query;
 use crate::config::Config;
 use crate::directory::Directory;
 use crate::gate::Share;
 use crate::net::{Body, LanView, TailnetView, full};
+use crate::telemetry::events::timestamp;
 use crate::telemetry::{Clock, Events, Metrics};
 use crate::trust::{Granted, Trust};
-use crate::types::{Moment, PathKind, Wall};
+use crate::types::{Moment, PathKind, Timing, Wall};
+
+use requests::Has;
 
 const PAGE: &str = include_str!("page.html");
 const SCRIPT: &str = include_str!("page.js");
@@ -49,9 +55,14 @@ pub struct Parts {
     pub lan: watch::Receiver<Arc<LanView>>,
     /// For whom this node works.
     pub share: watch::Receiver<Share>,
+    /// True from when the program stops: nobody waits here any longer.
+    pub draining: watch::Receiver<bool>,
+    /// All waits.
+    pub timing: Arc<Timing>,
 }
 
-/// The admin service.
+/// The admin service. It answers reads alone: `/metrics`, `/healthz`, `/readyz`, and on a loopback
+/// address `/status`, `/requests`, `/explain` and the page.
 pub struct Admin {
     parts: Parts,
     started: std::time::SystemTime,
@@ -63,7 +74,24 @@ impl Admin {
         Arc::new(Admin { parts, started: std::time::SystemTime::now() })
     }
 
-    /// Answers a request on the admin listener. `loopback` says whether the listener is on a
+    /// Answers a request on the admin listener, after a wait for news if it asks for that.
+    pub async fn serve<B>(&self, request: &Request<B>, loopback: bool) -> Response<Body> {
+        let (method, uri) = (request.method(), request.uri());
+        let query = Query::read(uri.query());
+        if loopback
+            && *method == Method::GET
+            && uri.path() == "/requests"
+            && query.is_set("wait")
+            && browser::admin(request.headers()).is_ok()
+        {
+            let (has, draining) = (Has::read(&query), self.parts.draining.clone());
+            let (events, most) = (&self.parts.events, self.parts.timing.requests_wait);
+            requests::news(events, &self.run(), &has, most, draining).await;
+        }
+        self.answer(request, loopback)
+    }
+
+    /// Answers a request on the admin listener at once. `loopback` says whether the listener is on a
     /// loopback address.
     pub fn answer<B>(&self, request: &Request<B>, loopback: bool) -> Response<Body> {
         if loopback && browser::admin(request.headers()).is_err() {
@@ -77,6 +105,11 @@ impl Admin {
             "/healthz" => text(StatusCode::OK, "ok\n"),
             "/readyz" => self.ready(),
             "/status" if loopback => json(&self.status()),
+            "/requests" if loopback => {
+                let has = Has::read(&Query::read(request.uri().query()));
+                json(&requests::requests(&self.parts.events, &self.run(), &has))
+            }
+            "/explain" if loopback => self.explain(&Query::read(request.uri().query())),
             "/" if loopback => typed("text/html; charset=utf-8", PAGE),
             "/page.js" if loopback => typed("text/javascript; charset=utf-8", SCRIPT),
             _ => text(StatusCode::NOT_FOUND, "404 page not found"),
@@ -130,6 +163,25 @@ impl Admin {
             now: self.now(),
         };
         status::status(&self.parts.directory.load(), &config, events, self.started, &seen)
+    }
+
+    /// `/explain`: where a request for a model would go now.
+    fn explain(&self, query: &Query) -> Response<Body> {
+        let config = Arc::clone(&self.parts.config.borrow());
+        let snapshot = self.parts.directory.load();
+        match explain::explain(&snapshot, &config, query, self.now()) {
+            Ok(explained) => json(&explained),
+            Err(error) => {
+                let mut response = json(&serde_json::json!({ "error": error }));
+                *response.status_mut() = StatusCode::BAD_REQUEST;
+                response
+            }
+        }
+    }
+
+    /// Which run of the program this is: the numbers of requests begin anew with each.
+    fn run(&self) -> String {
+        timestamp(self.started)
     }
 
     /// What a peer may see.

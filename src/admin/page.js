@@ -28,9 +28,17 @@ const show = (s) => {
     m.offers.map((o) => o.peer).join(", "),
     m.offers.filter((o) => o.loaded).map((o) => o.peer).join(", "),
   ]));
-  table("requests", ["at", "caller", "model", "node", "outcome", "ms"], s.requests.slice(-20).reverse().map((r) => [
-    r.at, r.caller, r.model, r.node, r.outcome, r.tookMs,
+  const seconds = (ms) => (ms === null || ms === undefined ? null : `${(ms / 1000).toFixed(2)} s`);
+  const who = (r) => (r.from ? `${r.caller} (${r.from})` : r.client === "other" ? r.caller : r.client);
+  table("running", ["running", "model", "node", "now", "for", "left", "pieces"], s.running.map((r) => [
+    who(r), r.model, r.node, r.state, seconds(r.runsMs), seconds(r.leftMs), r.pieces,
   ]));
+  // Newest first.
+  table("requests", ["ended", "caller", "model", "node", "wait", "first", "took", "tokens", "per s", "moves", "how", "why"],
+    s.requests.slice(0, 50).map((r) => [
+      r.at, who(r), r.model, r.node, seconds(r.waitMs), seconds(r.ttftMs), seconds(r.tookMs), r.tokens,
+      r.tokensPerSecond === null ? null : Math.round(r.tokensPerSecond), r.moves, r.outcome, r.why,
+    ]));
 };
 
 const look = () => fetch("/status").then((r) => r.json()).then(show).catch(() => {

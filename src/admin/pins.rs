@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::net::LanView;
 use crate::telemetry::events::timestamp;
-use crate::telemetry::plain;
+use crate::telemetry::{plain, words};
 use crate::trust::{Pin, PinState, Verdict, View};
 use crate::types::Wall;
 
@@ -62,11 +62,6 @@ pub(super) fn lan(view: &LanView) -> Value {
         "off": view.off.as_deref().map(words),
         "unknown": view.unknown.iter().map(unknown).collect::<Vec<_>>(),
     })
-}
-
-/// A sentence, each of its words made inert: as a whole it may be longer than a name.
-pub(super) fn words(text: &str) -> String {
-    text.split_inclusive(' ').map(plain).collect()
 }
 
 fn at(wall: Wall) -> String {

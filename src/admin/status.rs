@@ -6,14 +6,14 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
 
-use super::pins::{self, words};
+use super::pins;
 use crate::config::Config;
 use crate::directory::{Model, Node, Offer, Path, Snapshot};
 use crate::gate::Share;
 use crate::ladder;
 use crate::net::{LanView, TailnetView};
 use crate::telemetry::events::{Events, timestamp};
-use crate::telemetry::plain;
+use crate::telemetry::{plain, words};
 use crate::trust::{Granted, View};
 use crate::types::{Dial, ModelKey, Moment, NodeKind, Verb, Wall};
 
@@ -83,6 +83,7 @@ pub(super) fn status(
         "models": models.collect::<Vec<_>>(),
         "lostModels": lost.collect::<Vec<_>>(),
         "requests": events.requests(),
+        "running": events.running(),
         "events": events.notes(),
         "pins": pins::list(seen.trust, seen.wall),
         "warnings": config.warnings,

@@ -15,7 +15,7 @@ use crate::directory::{Directory, DirectoryConfig, Event, Settings, Unused};
 use crate::net::LanView;
 use crate::telemetry::{Clock, Events, Metrics};
 use crate::trust::{Access, Bounds, Granted, Me, Tailnet, Trust};
-use crate::types::{Caller, CallerKind, NodeName};
+use crate::types::{Caller, CallerKind, NodeName, Timing};
 
 const EVIL: &str = "x\",__address__=\"evil\u{1b}]52;c\u{202e}\r\n<img>";
 
@@ -62,7 +62,21 @@ async fn mesh() -> Arc<Admin> {
         ..LanView::default()
     }));
     let (_, share) = watch::channel(crate::gate::Share::default());
-    Admin::new(Parts { directory, metrics, events, clock, config, trust, tailnet, lan, share })
+    let (_, draining) = watch::channel(false);
+    let timing = Arc::new(Timing::shrunk());
+    Admin::new(Parts {
+        directory,
+        metrics,
+        events,
+        clock,
+        config,
+        trust,
+        tailnet,
+        lan,
+        share,
+        draining,
+        timing,
+    })
 }
 
 async fn answer(
@@ -100,7 +114,16 @@ async fn only_reads_from_this_machine_and_from_its_own_page_are_answered() {
         (Method::DELETE, &[good], 405),
         (Method::OPTIONS, &[good, ("origin", "http://evil.example")], 403),
     ] {
-        for path in ["/status", "/metrics", "/", "/page.js", "/healthz", "/readyz"] {
+        for path in [
+            "/status",
+            "/requests",
+            "/explain?model=mine",
+            "/metrics",
+            "/",
+            "/page.js",
+            "/healthz",
+            "/readyz",
+        ] {
             let (got, head, _) = answer(&admin, method.clone(), path, headers, true).await;
             assert_eq!(got, status, "{method} {path} {headers:?}");
             assert!(
@@ -120,6 +143,9 @@ async fn off_loopback_there_is_only_health_and_metrics() {
         ("/healthz", 200),
         ("/readyz", 200),
         ("/status", 404),
+        ("/requests", 404),
+        ("/requests?wait=1", 404),
+        ("/explain?model=mine", 404),
         ("/", 404),
         ("/page.js", 404),
         ("/mesh/v1/offers", 404),
@@ -204,6 +230,7 @@ async fn the_status_has_its_documented_names() {
         "/models/0/away",
         "/lostModels",
         "/requests",
+        "/running",
         "/pins",
         "/warnings",
         "/config/file",

@@ -20,6 +20,7 @@ pub mod hello;
 mod json;
 mod path;
 pub mod peek;
+pub mod query;
 pub mod report;
 pub mod route;
 pub mod show;

@@ -204,7 +204,7 @@ impl Doors {
                         // need not be a node of the tailnet.
                         match identity.caller().await {
                             Err(refusal) if loopback => Ok(admin.refuse(refusal.status())),
-                            _ => Ok(admin.answer(&request, loopback)),
+                            _ => Ok(admin.serve(&request, loopback).await),
                         }
                     }
                 });

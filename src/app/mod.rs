@@ -223,6 +223,7 @@ impl App {
         });
 
         let instance: Arc<str> = format!("{:032x}", rand::random::<u128>()).into();
+        let (draining, drained) = watch::channel(false);
         let admin = Admin::new(admin::Parts {
             directory: Arc::clone(&directory),
             metrics: Arc::clone(&metrics),
@@ -233,6 +234,8 @@ impl App {
             tailnet: view.clone(),
             lan: lan.clone(),
             share: gates.share(),
+            draining: drained.clone(),
+            timing: Arc::clone(&timing),
         });
         let parts = mesh::Parts {
             directory: Arc::clone(&directory),
@@ -245,7 +248,6 @@ impl App {
             timing: Arc::clone(&timing),
             ephemeral: state.as_deref().is_none_or(state::is_passing),
         };
-        let (draining, drained) = watch::channel(false);
         let reports = mesh::Sources {
             gates: Arc::clone(&gates),
             directory: Arc::clone(&directory),

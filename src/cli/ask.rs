@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 use bytes::Bytes;
@@ -12,7 +13,7 @@ use tokio::sync::watch;
 
 use crate::config::Config;
 use crate::net::{Connector, Pool, TailnetView};
-use crate::telemetry::Clock;
+use crate::telemetry::{Clock, words};
 use crate::types::{Dial, NodeId, Timing};
 
 /// Far more than the largest mesh needs.
@@ -20,6 +21,22 @@ const MAX: usize = 64 << 20;
 
 /// `GET /status` of the admin listener.
 pub(super) async fn status(config: &Config) -> anyhow::Result<Value> {
+    admin(config, "/status", Timing::default().head).await
+}
+
+/// Where a request like that would go.
+pub(super) async fn explain(config: &Config, query: &str) -> anyhow::Result<Value> {
+    admin(config, &format!("/explain?{query}"), Timing::default().head).await
+}
+
+/// The last requests. Where the query asks to wait for news, the answer may take a while.
+pub(super) async fn requests(config: &Config, query: &str) -> anyhow::Result<Value> {
+    let Timing { head, requests_wait, .. } = Timing::default();
+    admin(config, &format!("/requests?{query}"), head + requests_wait).await
+}
+
+/// What the admin listener answers, as JSON.
+async fn admin(config: &Config, target: &str, limit: Duration) -> anyhow::Result<Value> {
     let Some(addr) = config.admin_listen else {
         bail!("`admin.listen` is null in the configuration, so there is nobody to ask");
     };
@@ -27,16 +44,16 @@ pub(super) async fn status(config: &Config) -> anyhow::Result<Value> {
         addr.ip().is_loopback(),
         "`admin.listen` is {addr}: off loopback only metrics and health are served"
     );
-    let body = get(addr, "/status").await.with_context(|| {
+    let answer = look_within(addr, target, limit).await.with_context(|| {
         format!("no tailherd answers at {addr} (start it with `tailherd serve`)")
     })?;
-    serde_json::from_slice(&body).with_context(|| format!("what answers at {addr} is no tailherd"))
-}
-
-async fn get(addr: SocketAddr, path: &str) -> anyhow::Result<Bytes> {
-    let answer = look(addr, path).await?;
-    ensure!(answer.status.is_success(), "the answer was {}", answer.status);
-    Ok(answer.body)
+    let body: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
+    if let Some(error) = body["error"].as_str() {
+        bail!("{}", words(error));
+    }
+    ensure!(answer.status.is_success(), "what answers at {addr} says {}", answer.status);
+    ensure!(body.is_object(), "what answers at {addr} is no tailherd");
+    Ok(body)
 }
 
 /// What somebody on this machine answered.
@@ -61,6 +78,10 @@ impl Answer {
 
 /// Asks whoever listens on this machine; `Err` also if nobody does.
 pub(super) async fn look(addr: SocketAddr, path: &str) -> anyhow::Result<Answer> {
+    look_within(addr, path, Timing::default().head).await
+}
+
+async fn look_within(addr: SocketAddr, path: &str, limit: Duration) -> anyhow::Result<Answer> {
     let timing = Timing::default();
     let lease = pool(&timing).acquire(&NodeId::This, &Dial::Loopback(addr)).await?;
     let request = Request::get(path)
@@ -73,7 +94,7 @@ pub(super) async fn look(addr: SocketAddr, path: &str) -> anyhow::Result<Answer>
         let body = body.map_err(|e| anyhow::anyhow!("{e}"))?.to_bytes();
         Ok(Answer { status: head.status, headers: head.headers, body })
     };
-    tokio::time::timeout(timing.head, answer).await.context("no answer in time")?
+    tokio::time::timeout(limit, answer).await.context("no answer in time")?
 }
 
 /// Whether anybody takes connections there.

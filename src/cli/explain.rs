@@ -1,89 +1,107 @@
-//! `tailherd explain MODEL`: who has it, by which paths it is reached, and why it is not.
+//! `tailherd explain MODEL`: where a request for it would go now, what each node's time is made
+//! of, and why a node is not taken.
 //!
-//! Made from the status JSON alone: what is said here is what the running node knows, and
-//! nobody is asked for it.
+//! Made from what the running node says of its own choice, and from its status: nobody else is
+//! asked, and nothing is sent.
 
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use anyhow::{Context as _, anyhow};
+use anyhow::anyhow;
 use serde_json::{Value, json};
 
 use super::status::{list, many, millis, span, text};
+use super::table::{Column, Side, table};
 use super::{Context, Failure, ask};
-use crate::telemetry::plain;
-use crate::types::RequestedModel;
+use crate::api::query::escaped;
+use crate::telemetry::{plain, words as inert};
+
+/// How many unused nodes are named where others can serve.
+const UNUSED: usize = 3;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// The model, as programs ask for it.
     model: String,
+    /// Tokens of the prompt.
+    #[arg(long, value_name = "N", default_value_t = 500)]
+    prompt_tokens: u64,
+    /// The context window that is asked for.
+    #[arg(long, value_name = "N")]
+    num_ctx: Option<u64>,
+    /// The request has tools.
+    #[arg(long)]
+    tools: bool,
+    /// The request has images.
+    #[arg(long)]
+    images: bool,
+    /// The request asks for thinking.
+    #[arg(long)]
+    think: bool,
     /// Print JSON.
     #[arg(long)]
     json: bool,
 }
 
+impl Args {
+    fn query(&self) -> String {
+        let mut query =
+            format!("model={}&promptTokens={}", escaped(&self.model), self.prompt_tokens);
+        if let Some(window) = self.num_ctx {
+            // Writing to a String cannot fail.
+            let _ = write!(query, "&numCtx={window}");
+        }
+        for (is, name) in [(self.tools, "tools"), (self.images, "images"), (self.think, "think")] {
+            if is {
+                let _ = write!(query, "&{name}=1");
+            }
+        }
+        query
+    }
+}
+
 pub(super) async fn run(args: Args, context: Context<'_>) -> Result<(), Failure> {
-    let named = RequestedModel::parse(&args.model);
-    let named = named.with_context(|| format!("`{}` is no model's name", plain(&args.model)))?;
-    let status = ask::status(&context.load()?).await?;
-    let explained = explain(&status, named.key.short());
+    let config = context.load()?;
+    let status = ask::status(&config).await?;
+    let weighed = ask::explain(&config, &args.query()).await?;
+    let explained = explain(&status, weighed);
     if args.json {
         writeln!(context.out, "{explained:#}")?;
     } else {
         write!(context.out, "{}", told(&explained))?;
     }
-    match list(&explained["nodes"]).any(|node| node["usable"] == true) {
-        true => Ok(()),
-        false => Err(anyhow!("no node can serve {} now", explained["model"]).into()),
+    match explained["usable"].as_u64() {
+        Some(1..) => Ok(()),
+        _ => Err(anyhow!("no node can serve {} now", word(&explained["model"])).into()),
     }
 }
 
-/// Every node that has the model, or had it, with what speaks against each.
-fn explain(status: &Value, model: &str) -> Value {
-    let named = |row: &&Value| row["name"] == model;
-    let living = list(&status["models"]).find(named);
-    let lost = list(&status["lostModels"]).find(named);
-    let mut nodes: Vec<Value> = Vec::new();
-    for offer in living.into_iter().flat_map(|row| list(&row["offers"])) {
-        let name = text(&offer["peer"]).unwrap_or("?");
-        let why = match (offer["variant"] == true, offer["restsSeconds"].as_u64()) {
-            (true, _) => format!("it has other content under this name: ask for {model}@{name}"),
-            (_, Some(left)) => format!("rests after failures for {left} s"),
-            _ => String::new(),
-        };
-        let mut row = node(status, name, &why);
-        for field in ["loaded", "inflight", "queued", "tokensPerSecond"] {
-            row[field] = offer[field].clone();
-        }
-        nodes.push(row);
-    }
-    for name in [living, lost].into_iter().flatten().flat_map(|row| list(&row["away"])) {
-        let name = text(name).unwrap_or("?");
-        if nodes.iter().all(|row| row["name"] != name) {
-            let why = match peer(status, name) {
-                Some(peer) if !peer["path"].is_string() => text(&peer["why"]).unwrap_or_default(),
-                _ => "its engine does not answer",
-            };
-            nodes.push(node(status, name, why));
+/// What the node says of its choice, with the paths and pins of those in it.
+fn explain(status: &Value, mut weighed: Value) -> Value {
+    let Some(said) = weighed.as_object_mut() else { return weighed };
+    for rows in ["candidates", "others"] {
+        let rows = said.get_mut(rows).and_then(Value::as_array_mut);
+        for row in rows.into_iter().flatten().filter(|row| row.is_object()) {
+            about_node(status, row);
         }
     }
     let unused = list(&status["peers"]).filter(|p| p["kind"].is_null());
-    json!({
-        "model": model,
-        "rung": status["rung"], "why": status["why"], "since": status["since"],
-        "nodes": nodes,
-        "unused": unused.map(|p| json!({ "name": p["name"], "why": p["why"] })).collect::<Vec<_>>(),
-    })
+    let unused = unused.map(|p| json!({ "name": p["name"], "why": p["why"] })).collect();
+    said.insert("unused".to_owned(), unused);
+    for field in ["rung", "why", "since"] {
+        said.insert(field.to_owned(), status[field].clone());
+    }
+    weighed
 }
 
 fn peer<'a>(status: &'a Value, name: &str) -> Option<&'a Value> {
     list(&status["peers"]).find(|p| p["name"] == name && p["kind"].is_string())
 }
 
-fn node(status: &Value, name: &str, why: &str) -> Value {
-    let peer = peer(status, name);
-    let paths = peer.map_or(Value::Null, |p| p["paths"].clone());
+/// Adds how a row's node is reached, and by which key it is known.
+fn about_node(status: &Value, row: &mut Value) {
+    let name = text(&row["node"]).unwrap_or("?").to_owned();
+    let peer = peer(status, &name);
     let id = peer.map(|p| &p["id"]);
     let pin = list(&status["pins"]).find(|pin| Some(&pin["id"]) == id);
     let unpinned = match peer {
@@ -91,41 +109,101 @@ fn node(status: &Value, name: &str, why: &str) -> Value {
         Some(p) if p["kind"] == "bare" => "no sidecar runs there",
         Some(_) => "it has not shown its key over the tailnet yet",
     };
-    json!({
-        "name": name, "here": status["node"]["name"] == name, "usable": why.is_empty(), "why": why,
-        "paths": paths, "pin": pin, "unpinned": unpinned,
-    })
+    row["here"] = (status["node"]["name"] == *name).into();
+    row["paths"] = peer.map_or(Value::Null, |p| p["paths"].clone());
+    row["pin"] = pin.cloned().unwrap_or(Value::Null);
+    row["unpinned"] = unpinned.into();
 }
 
 fn told(explained: &Value) -> String {
     let mut out = String::new();
-    let nodes: Vec<&Value> = list(&explained["nodes"]).collect();
-    let usable = nodes.iter().filter(|node| node["usable"] == true).count();
-    let model = plain(text(&explained["model"]).unwrap_or("?")).into_owned();
+    let goes: Vec<String> = list(&explained["goes"]).map(word).collect();
+    let alias = text(&explained["alias"]);
+    let alias = alias.map_or_else(String::new, |name| format!(" (for {})", plain(name)));
+    let tokens = explained["ask"]["promptTokens"].as_u64().unwrap_or(0);
+    let where_to = match (goes.as_slice(), list(&explained["candidates"]).count()) {
+        ([], _) => "no node can serve it now".to_owned(),
+        ([one], 1) => format!("goes to {one}"),
+        ([one], _) => format!("goes to {one}, which ends it first"),
+        (several, _) => format!("goes to {}, drawn among them", several.join(" or ")),
+    };
     // Writing to a String cannot fail.
-    let _ = writeln!(out, "{model}: {} can serve it", many(usable, "node"));
-    for node in &nodes {
+    let _ = writeln!(
+        out,
+        "{}{alias}, a prompt of {}: {where_to}",
+        word(&explained["model"]),
+        many(usize::try_from(tokens).unwrap_or(usize::MAX), "token")
+    );
+    let rows: Vec<Vec<String>> =
+        list(&explained["candidates"]).chain(list(&explained["others"])).map(cells).collect();
+    if !rows.is_empty() {
+        let columns = [
+            Column("NODE", Side::Left),
+            Column("SECONDS", Side::Right),
+            Column("RTT", Side::Right),
+            Column("UPLOAD", Side::Right),
+            Column("QUEUE", Side::Right),
+            Column("LOAD", Side::Right),
+            Column("PROMPT", Side::Right),
+            Column("ANSWER", Side::Right),
+            Column("LOAD COST", Side::Right),
+            Column("WHY", Side::Left),
+        ];
+        out.push('\n');
+        out.push_str(&table(&columns, &rows));
+    }
+    for node in list(&explained["candidates"]).chain(list(&explained["others"])) {
         out.push('\n');
         about(&mut out, node);
     }
-    let unused: Vec<String> = list(&explained["unused"])
-        .map(|p| format!("{} ({})", word(&p["name"]), words(&p["why"])))
-        .collect();
-    if usable == 0 && !unused.is_empty() {
-        let _ = writeln!(out, "\nseen and not used: {}", unused.join(", "));
+    let unused: Vec<&Value> = list(&explained["unused"]).collect();
+    if !unused.is_empty() {
+        let shown = if goes.is_empty() { unused.len() } else { unused.len().min(UNUSED) };
+        let mut named: Vec<String> = unused
+            .iter()
+            .take(shown)
+            .map(|p| format!("{} ({})", word(&p["name"]), words(&p["why"])))
+            .collect();
+        if unused.len() > shown {
+            named.push(format!("{} more (tailherd status --all)", unused.len() - shown));
+        }
+        let _ = writeln!(out, "\nseen and not used: {}", named.join(", "));
     }
     out
 }
 
-fn about(out: &mut String, node: &Value) {
-    let mut line = match node["usable"] == true {
-        true => work(node),
-        false => format!("not now: {}", words(&node["why"])),
+/// One row of the table: the terms of the score, all in seconds.
+fn cells(row: &Value) -> Vec<String> {
+    let seconds = &row["seconds"];
+    let term = |name: &str| match seconds[name].as_f64() {
+        None => "-".to_owned(),
+        Some(s) if s == 0.0 => "0".to_owned(),
+        Some(s) if s < 0.0995 => format!("{s:.3}"),
+        Some(s) if s < 9.95 => format!("{s:.2}"),
+        Some(s) => format!("{s:.1}"),
     };
-    if node["here"] == true {
-        line.insert_str(0, "here, ");
+    let mut cells = vec![word(&row["node"])];
+    cells.extend(
+        ["total", "rtt", "upload", "queue", "load", "prefill", "decode", "loadCost"].map(term),
+    );
+    let mut why = words(&row["why"]);
+    if let Some(saved) = seconds["sessionSaves"].as_f64().filter(|s| *s > 0.0) {
+        let _ = write!(why, " (saves {saved:.1} s)");
     }
-    let _ = writeln!(out, "{}   {line}", word(&node["name"]));
+    cells.push(why);
+    cells
+}
+
+fn about(out: &mut String, node: &Value) {
+    let here = if node["here"] == true { ", here" } else { "" };
+    let line = match node["state"].is_object() {
+        true => work(&node["state"]),
+        false => format!("not asked: {}", words(&node["why"])),
+    };
+    let _ = writeln!(out, "{}{here}   {line}", word(&node["node"]));
+    if node["from"].is_object() {
+        let _ = writeln!(out, "   {}", sources(&node["from"], &node["state"]));
+    }
     for path in list(&node["paths"]) {
         let at = format!("{:<8} {}", word(&path["kind"]), word(&path["addr"]));
         let _ = writeln!(out, "   {at:<40} {}", state(path));
@@ -135,13 +213,67 @@ fn about(out: &mut String, node: &Value) {
     }
 }
 
-fn work(node: &Value) -> String {
-    let mut said = vec![if node["loaded"] == true { "loaded" } else { "not loaded" }.to_owned()];
-    for (field, what) in [("inflight", "running"), ("queued", "waiting")] {
-        said.extend(node[field].as_u64().filter(|n| *n > 0).map(|n| format!("{n} {what}")));
+fn work(state: &Value) -> String {
+    let loaded = match (state["loaded"] == true, state["loading"] == true) {
+        (true, _) => "loaded",
+        (false, true) => "loading",
+        (false, false) => "not loaded",
+    };
+    let mut said = vec![loaded.to_owned()];
+    said.extend(state["window"].as_u64().map(|w| format!("window {w}")));
+    for (field, what) in
+        [("running", "running"), ("queued", "waiting"), ("since", "sent there since")]
+    {
+        said.extend(state[field].as_u64().filter(|n| *n > 0).map(|n| format!("{n} {what}")));
     }
-    said.extend(node["tokensPerSecond"].as_f64().map(|speed| format!("{speed:.0} tokens/s")));
+    said.extend(state["slots"].as_u64().map(|n| format!("{n} at a time")));
+    if state["onCpu"] == true {
+        said.push("no part of it on a GPU".to_owned());
+    }
     said.join(", ")
+}
+
+/// Where the numbers come from: what was measured here, what the node claims, what is usual.
+fn sources(from: &Value, state: &Value) -> String {
+    let age = |field: &str| {
+        let seconds = state[field].as_f64()?;
+        Some(span(Duration::try_from_secs_f64(seconds).ok()?))
+    };
+    let of = |term: &str| match text(&from[term]).unwrap_or("?") {
+        "prior" => "a guess".to_owned(),
+        "expected" => "expected by its other models".to_owned(),
+        "counted" => "counted from here".to_owned(),
+        "claimed" => "claimed".to_owned(),
+        "unknown" => "not known".to_owned(),
+        other => plain(other).into_owned(),
+    };
+    let mut said = Vec::new();
+    let wait = of("wait");
+    said.push(match age("reportSeconds") {
+        Some(age) => format!("queue {wait} {age} ago"),
+        None => format!("queue {wait}"),
+    });
+    let measured = age("measuredSeconds").map_or_else(String::new, |age| format!(" {age} ago"));
+    let speed = |term: &str| match text(&from[term]) {
+        Some("measured") => format!("measured{measured}"),
+        _ => of(term),
+    };
+    let (prompt, answer) = (speed("prefill"), speed("decode"));
+    said.push(match prompt == answer {
+        true => format!("speeds {prompt}"),
+        false => format!("speed of prompts {prompt}, of answers {answer}"),
+    });
+    for (term, what) in [
+        ("load", "of loads"),
+        ("length", "length of answers"),
+        ("rtt", "way"),
+        ("upload", "uplink"),
+    ] {
+        if text(&from[term]) != Some("here") {
+            said.push(format!("{what} {}", of(term)));
+        }
+    }
+    said.join("; ")
 }
 
 fn state(path: &Value) -> String {
@@ -183,7 +315,7 @@ fn word(value: &Value) -> String {
 
 /// A sentence, each of its words made inert.
 fn words(value: &Value) -> String {
-    text(value).unwrap_or_default().split_inclusive(' ').map(plain).collect()
+    inert(text(value).unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -195,91 +327,137 @@ mod tests {
             json!({ "kind": kind, "addr": addr, "state": state, "why": why, "rttMs": 4.2,
                     "lastOkSeconds": age, "via": null })
         };
-        let offer = |peer: &str, variant: bool, rests: Option<u64>| {
-            json!({ "peer": peer, "loaded": true, "inflight": 2, "queued": 1, "variant": variant,
-                    "restsSeconds": rests, "tokensPerSecond": 121.3 })
-        };
-        let peer = |name: &str, path: Option<&str>, why: &str, paths: Vec<Value>| {
-            json!({ "name": name, "id": format!("c/{name}"), "kind": "rich", "path": path,
+        let peer = |name: &str, why: &str, paths: Vec<Value>| {
+            json!({ "name": name, "id": format!("c/{name}"), "kind": "rich", "path": "tailnet",
                     "why": why, "paths": paths })
         };
         json!({
             "node": { "name": "desk" }, "rung": "full", "why": "", "since": "x",
             "peers": [
-                peer("gpu", Some("tailnet"), "", vec![
+                peer("gpu", "", vec![
                     path("tailnet", "100.64.0.2:11436", "up", "", Some(1)),
                     path("lan", "192.168.1.7:11436", "standby", "use the tailnet", Some(9)),
                 ]),
-                peer("nas", None, "does not answer", vec![
+                peer("nas", "does not answer", vec![
                     path("tailnet", "100.64.0.3:11436", "down", "no connection", Some(720)),
                 ]),
-                peer("mini", Some("lan"), "", vec![
-                    path("lan", "192.168.1.8:11436", "up", "", Some(2)),
-                ]),
-                peer("old", Some("tailnet"), "", vec![]),
+                peer("mini", "", vec![]),
                 { "name": "ops", "kind": null, "why": "not in sendTo" },
             ],
-            "models": [
-                { "name": "big:latest", "away": ["nas", "old"], "offers": [
-                    offer("gpu", false, None), offer("mini", true, None),
-                    offer("desk", false, Some(12)),
-                ] },
-            ],
-            "lostModels": [{ "name": "gone:latest", "away": ["nas"], "node": "nas" }],
             "pins": [
                 { "id": "c/gpu", "state": "live", "why": "", "verifiedSeconds": 180 },
                 { "id": "c/nas", "state": "suspended", "why": "not in the list",
                   "verifiedSeconds": 90_000 },
-                { "id": "c/mini", "state": "live", "why": "not let in by policy",
-                  "verifiedSeconds": null },
             ],
         })
     }
 
-    #[test]
-    fn each_candidate_is_shown_with_its_paths_its_pin_and_what_speaks_against_it() {
-        let want = "\
-big:latest: 1 node can serve it
+    fn row(node: &str, verdict: &str, why: &str, seconds: [f64; 8]) -> Value {
+        let [total, rtt, upload, queue, load, prefill, decode, cost] = seconds;
+        json!({
+            "node": node, "engine": "ollama", "verdict": verdict, "why": why, "chance": 1.0,
+            "seconds": { "total": total, "rtt": rtt, "upload": upload, "wait": queue + load,
+                "queue": queue, "load": load, "prefill": prefill, "decode": decode,
+                "loadCost": cost, "sessionSaves": 0.0 },
+            "from": { "rtt": "measured", "upload": "prior", "wait": "claimed",
+                "load": "prior", "prefill": "measured", "decode": "measured", "length": "prior" },
+            "state": { "loaded": load == 0.0, "loading": false, "onCpu": false, "window": 8192,
+                "running": 1, "queued": 0, "since": 0, "slots": 4, "reportSeconds": 1.2,
+                "measuredSeconds": 40 },
+        })
+    }
 
-gpu   loaded, 2 running, 1 waiting, 121 tokens/s
+    fn weighed() -> Value {
+        let mut here = row(
+            "desk",
+            "slower",
+            "7.1 s more than gpu",
+            [12.4, 0.0, 0.0, 2.0, 5.8, 1.2, 1.4, 2.03],
+        );
+        here["from"] = json!({ "rtt": "here", "upload": "here", "wait": "here", "load": "measured",
+            "prefill": "measured", "decode": "expected", "length": "measured" });
+        json!({
+            "model": "big:latest", "alias": null, "pinned": null, "usable": 2, "goes": ["gpu"],
+            "ask": { "api": "ollama", "promptTokens": 500, "numCtx": null, "preferLocal": 1.0 },
+            "candidates": [
+                row("gpu", "near", "least time", [5.3, 0.004, 0.01, 0.0, 0.0, 1.25, 4.0, 0.0]),
+                here,
+            ],
+            "others": [{ "node": "nas", "why": "does not answer" }],
+        })
+    }
+
+    #[test]
+    fn each_node_has_its_terms_their_sources_its_paths_and_what_speaks_against_it() {
+        let want = "\
+big:latest, a prompt of 500 tokens: goes to gpu, which ends it first
+
+NODE  SECONDS    RTT  UPLOAD  QUEUE  LOAD  PROMPT  ANSWER  LOAD COST  WHY
+gpu      5.30  0.004   0.010      0     0    1.25    4.00          0  least time
+desk     12.4      0       0   2.00  5.80    1.20    1.40       2.03  7.1 s more than gpu
+nas         -      -       -      -     -       -       -          -  does not answer
+
+gpu   loaded, window 8192, 1 running, 4 at a time
+   queue claimed 1 s ago; speeds measured 40 s ago; of loads a guess; length of answers a guess; way measured; uplink a guess
    tailnet  100.64.0.2:11436                up, 4.2 ms (answered 1 s ago)
    lan      192.168.1.7:11436               standby: use the tailnet (answered 9 s ago)
    pin      live, confirmed 3 min ago
 
-mini   not now: it has other content under this name: ask for big:latest@mini
-   lan      192.168.1.8:11436               up, 4.2 ms (answered 2 s ago)
-   pin      live, never confirmed; refused here by the local network: not let in by policy
+desk, here   not loaded, window 8192, 1 running, 4 at a time
+   queue here 1 s ago; speed of prompts measured 40 s ago, of answers expected by its other models; of loads measured; length of answers measured
 
-desk   here, not now: rests after failures for 12 s
-
-nas   not now: does not answer
+nas   not asked: does not answer
    tailnet  100.64.0.3:11436                down: no connection (answered 12 min ago)
    pin      suspended, confirmed 1d 1h ago: not in the list
 
-old   not now: its engine does not answer
-   pin      none: it has not shown its key over the tailnet yet
+seen and not used: ops (not in sendTo)
 ";
-        assert_eq!(told(&explain(&status(), "big:latest")), want);
+        assert_eq!(told(&explain(&status(), weighed())), want);
     }
 
     #[test]
-    fn a_model_nobody_serves_names_who_had_it_and_who_is_not_used() {
-        let text = told(&explain(&status(), "gone:latest"));
-        assert!(text.starts_with("gone:latest: 0 nodes can serve it\n\nnas   not now"), "{text}");
-        assert!(text.ends_with("seen and not used: ops (not in sendTo)\n"), "{text}");
-        let nobody = explain(&status(), "unheard:latest");
-        assert_eq!(list(&nobody["nodes"]).count(), 0);
+    fn several_that_are_equal_and_none_at_all_are_said() {
+        let mut some = weighed();
+        some["goes"] = json!(["gpu", "desk"]);
+        some["alias"] = "claude-x:latest".into();
+        let text = told(&explain(&status(), some));
+        let first = "big:latest (for claude-x:latest), a prompt of 500 tokens: goes to gpu or desk, drawn among them\n";
+        assert!(text.starts_with(first), "{text}");
+        let none = json!({ "model": "gone:latest", "ask": { "promptTokens": 1 }, "usable": 0 });
+        let text = told(&explain(&status(), none));
+        let want = "gone:latest, a prompt of 1 token: no node can serve it now\n\nseen and not used: ops (not in sendTo)\n";
+        assert_eq!(text, want);
     }
 
     #[test]
     fn gaps_are_no_failure_and_names_are_inert() {
-        let mut odd = status();
-        odd["peers"][1]["why"] = "\u{1b}]52;c\r\n".into();
-        for status in [json!(null), json!({ "models": [{ "name": "big:latest" }] }), odd] {
-            for model in ["big:latest", "gone:latest"] {
-                let text = told(&explain(&status, model));
-                assert!(!text.contains(['\u{1b}', '\r']), "{text:?}");
-            }
+        let evil = "\u{1b}]52;c\r\n\u{202e}x";
+        let mut odd = weighed();
+        odd["others"][0]["why"] = evil.into();
+        odd["candidates"][0]["node"] = evil.into();
+        odd["goes"][0] = evil.into();
+        for (status, weighed) in
+            [(json!(null), json!(null)), (status(), odd), (json!([]), weighed())]
+        {
+            let text = told(&explain(&status, weighed));
+            assert!(!text.contains(['\u{1b}', '\r', '\u{202e}']), "{text:?}");
         }
+    }
+
+    #[test]
+    fn what_is_asked_goes_into_the_query() {
+        let args = Args {
+            model: "a/b:x@gpu".into(),
+            prompt_tokens: 9,
+            num_ctx: Some(4096),
+            tools: true,
+            images: false,
+            think: true,
+            json: false,
+        };
+        assert_eq!(
+            args.query(),
+            "model=a%2Fb%3Ax%40gpu&promptTokens=9&numCtx=4096&tools=1&think=1"
+        );
     }
 }

@@ -13,6 +13,8 @@ mod explain;
 mod lan;
 mod models;
 mod order;
+mod requests;
+mod running;
 mod schema;
 mod serve;
 mod sharing;
@@ -55,8 +57,10 @@ enum Command {
     Status(status::Args),
     /// List every model of the mesh and where it is.
     Models(models::Args),
-    /// Show who has a model, by which paths, and why not.
+    /// Show where a request for a model would go, and why.
     Explain(explain::Args),
+    /// List the last requests: who asked, which node answered, and why that one.
+    Requests(requests::Args),
     /// Show who may use this node, and to whom its prompts go.
     Access(access::Args),
     /// Look for what is wrong on this machine, and say what mends it.
@@ -162,6 +166,7 @@ fn dispatch(command: Command, context: Context<'_>) -> Result<(), Failure> {
         Command::Status(args) => runtime()?.block_on(status::run(args, context)),
         Command::Models(args) => runtime()?.block_on(models::run(args, context)),
         Command::Explain(args) => runtime()?.block_on(explain::run(args, context)),
+        Command::Requests(args) => runtime()?.block_on(requests::run(args, context)),
         Command::Access(args) => runtime()?.block_on(access::run(args, context)),
         Command::Doctor(args) => runtime()?.block_on(doctor::run(args, context)),
         Command::Trust(args) => runtime()?.block_on(trust::run(args, context)),
@@ -271,7 +276,13 @@ mod tests {
     fn a_status_of_nobody_fails_and_says_what_to_do() {
         // Port 1 is nobody's; nothing is sent to it beyond the attempt.
         let env = FixedEnv::default().with_file("/c", "{ admin: { listen: '127.0.0.1:1' } }");
-        for command in [&["status"][..], &["models"], &["explain", "tiny"]] {
+        for command in [
+            &["status"][..],
+            &["models"],
+            &["explain", "tiny"],
+            &["requests"],
+            &["requests", "--follow"],
+        ] {
             let args = [&["--config", "/c"], command].concat();
             let (code, out, err) = tailherd(env.clone(), &args);
             assert_eq!((code, out.as_str()), (1, ""), "{err}");

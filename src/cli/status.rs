@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use serde_json::Value;
 
 use super::table::{Column, Side, table};
-use super::{Context, Failure, ask};
+use super::{Context, Failure, ask, running};
 use crate::telemetry::plain;
 
 /// How many unused nodes are shown before they are only counted.
@@ -55,6 +55,11 @@ fn screen(status: &Value, now: SystemTime, all: bool) -> String {
     ];
     out.push_str(&table(&columns, &rows));
     out.push_str(&counted(&unused[shown..]));
+    let under = running::table(&status["running"]);
+    if !under.is_empty() {
+        out.push('\n');
+        out.push_str(&under);
+    }
     let warnings: Vec<&Value> = list(&status["warnings"]).collect();
     if !warnings.is_empty() {
         out.push('\n');

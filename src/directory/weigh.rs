@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use super::candidates::{self, Need};
 use super::snapshot::Offer;
 use crate::balance::{self, Candidate, Pick, Verdict, claims, verdicts};
+use crate::telemetry::words;
 use crate::types::{Api, Moment};
 
 /// What a choice was made from.
@@ -219,7 +220,7 @@ fn speaks_against(offer: &Offer, c: &Candidate, scales: &Scales<'_>, v: &Verdict
     match v.terms.behind {
         "dead" if !offer.endpoint.up => "its engine does not answer".to_owned(),
         "dead" => match &offer.node.why {
-            Some(why) => format!("does not answer: {why}"),
+            Some(why) => format!("does not answer: {}", words(why)),
             None => "does not answer".to_owned(),
         },
         "unable" => {

@@ -243,6 +243,7 @@ impl Drop for Finish {
         }
         let Some(mut line) = self.line.take() else { return };
         line.outcome = outcome;
+        line.at = std::time::SystemTime::now();
         line.took_ms = millis(took);
         line.ttft_ms = self.first_byte.map(|at| millis(at.since(self.arrived)));
         line.prompt_tokens = self.usage.prompt_tokens;

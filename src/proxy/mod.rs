@@ -257,12 +257,12 @@ impl Proxy {
         Finished {
             seq: 0,
             at: std::time::SystemTime::now(),
-            caller: asked.caller.label().into(),
-            from: asked.caller.node_name().into(),
+            caller: plain(&asked.caller.label()).into(),
+            from: plain(asked.caller.node_name()).into(),
             client: asked.client,
             api: asked.route.api,
             op: asked.route.op,
-            model: model.into(),
+            model: plain(model).into(),
             node: "".into(),
             wait_ms: None,
             ttft_ms: None,
@@ -282,12 +282,12 @@ impl Proxy {
     fn begins(&self, asked: &Asked, model: &str) -> Place {
         self.events.begins(running::Running {
             since: std::time::SystemTime::now(),
-            caller: asked.caller.label().into(),
-            from: asked.caller.node_name().into(),
+            caller: plain(&asked.caller.label()).into(),
+            from: plain(asked.caller.node_name()).into(),
             client: asked.client,
             api: asked.route.api,
             op: asked.route.op,
-            model: model.into(),
+            model: plain(model).into(),
         })
     }
 

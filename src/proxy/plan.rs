@@ -11,9 +11,7 @@ use crate::config::Config;
 use crate::directory::{Node, Offer, Snapshot};
 use crate::ladder;
 use crate::trust::Limits;
-use crate::types::{
-    Api, EngineKind, ModelKey, Moment, NodeName, RequestedModel, Source, Verb, glob,
-};
+use crate::types::{Api, EngineKind, Moment, NodeName, RequestedModel, Source, Verb};
 
 use super::asked::Asked;
 use super::error::Failure;
@@ -77,7 +75,9 @@ pub(crate) fn plan(
         }
         return Ok(Planned::AskLocal);
     }
-    let (key, aliased) = resolve(snapshot, config, asked, &model.key);
+    // Aliases are this node's own.
+    let aliases = if asked.is_mesh() { &[][..] } else { &config.aliases };
+    let (key, aliased) = snapshot.means(aliases, &model.key);
     let Some(known) = snapshot.models.get(&key) else {
         return missing(snapshot, asked, model, pinned.as_deref(), now);
     };
@@ -150,30 +150,6 @@ pub(crate) fn find_node(snapshot: &Snapshot, name: &NodeName) -> Result<Arc<Node
         }
         None => Err(Failure::not_found(format!("node '{name}' not found (tailherd status --all)"))),
     }
-}
-
-/// The model a name means: itself if the mesh has it, else what an alias says.
-fn resolve(
-    snapshot: &Snapshot,
-    config: &Config,
-    asked: &Asked,
-    key: &ModelKey,
-) -> (ModelKey, bool) {
-    if asked.is_mesh() || snapshot.models.contains_key(key) {
-        return (key.clone(), false);
-    }
-    let short = key.short();
-    let plain = short.strip_suffix(":latest").unwrap_or(short);
-    config
-        .aliases
-        .iter()
-        .filter(|(pattern, _)| glob(pattern, short) || glob(pattern, plain))
-        .find_map(|(_, target)| {
-            let target = target.strip_prefix("ollama/").unwrap_or(target);
-            let target = ModelKey::parse(target).ok()?;
-            snapshot.models.contains_key(&target).then_some((target, true))
-        })
-        .unwrap_or_else(|| (key.clone(), false))
 }
 
 /// Nobody has it (any more): this node's Ollama says so in its own words if there is one.

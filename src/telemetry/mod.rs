@@ -17,4 +17,4 @@ pub use clock::{Clock, wall};
 pub use events::Events;
 pub use meter::{CallerMeter, Counted, ModelMeter, RequestMeter};
 pub use metrics::Metrics;
-pub use plain::plain;
+pub use plain::{plain, words};

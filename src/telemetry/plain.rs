@@ -30,6 +30,12 @@ pub fn plain(text: &str) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
+/// A sentence, each of its words made inert: as a whole it may be longer than a name, though not
+/// without end.
+pub fn words(text: &str) -> String {
+    text.split_inclusive(' ').take(MAX_SHOWN).map(plain).collect()
+}
+
 /// Control characters (C0, C1, DEL), line and paragraph separators, direction marks, and the
 /// invisible ones that make two names look alike.
 pub(super) fn is_odd(c: char) -> bool {

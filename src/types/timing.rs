@@ -87,6 +87,8 @@ pub struct Timing {
     pub pool_idle: Duration,
     /// How long a client may take to send its first request head.
     pub head: Duration,
+    /// How long a follower of requests waits for the next one before it is told of none.
+    pub requests_wait: Duration,
     /// How long a connection may be idle between requests. Longer than [`Timing::pool_idle`]:
     /// whoever keeps a connection should be the one to close it, or a request crosses the
     /// closing on its way.
@@ -182,6 +184,7 @@ impl Default for Timing {
             linger: s(60),
             pool_idle: s(60),
             head: s(10),
+            requests_wait: Duration::from_secs(20),
             idle_connection: s(75),
             body_pause: s(30),
             busy_rest: s(3),

@@ -33,6 +33,7 @@ mod rules_caller;
 mod rules_reach;
 mod rules_secrets;
 mod sharing;
+mod show;
 mod tailscaled;
 mod tour;
 mod world;

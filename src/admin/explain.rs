@@ -1,0 +1,142 @@
+//! `/explain`: where a request for a model would go now, and why.
+//!
+//! In flow the picture of the mesh and, from the query, what such a request would be like; out
+//! flows each offer weighed, and the nodes that have the model and cannot be asked for it. It is
+//! the choice that a program on this machine would meet, without a session and without being
+//! made: nothing is sent, and nobody is asked.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use crate::api::query::Query;
+use crate::balance;
+use crate::config::Config;
+use crate::directory::weigh::{self, Fate, Scales};
+use crate::directory::{Model, Need, Offer, Snapshot};
+use crate::telemetry::words;
+use crate::types::{Api, Capabilities, ClientKind, Moment, RequestedModel};
+
+/// Tokens of a prompt when nothing is said: a question in a chat that has just begun.
+const PROMPT: u64 = 500;
+/// Most tokens that can be asked about.
+const MOST: u64 = 1 << 32;
+
+/// What would become of a request; `Err` = what is wrong with the question.
+pub(super) fn explain(
+    snapshot: &Snapshot,
+    config: &Config,
+    query: &Query,
+    now: Moment,
+) -> Result<Value, String> {
+    let named = query.text("model").unwrap_or_default();
+    let named =
+        RequestedModel::parse(named).map_err(|error| format!("model={}: {error}", words(named)))?;
+    let (key, aliased) = snapshot.means(&config.aliases, &named.key);
+    let prompt = query.number("promptTokens").unwrap_or(PROMPT).min(MOST);
+    let num_ctx = query.number("numCtx").map(|n| n.min(MOST));
+    let model = snapshot.models.get(&key);
+    let offers: Vec<Arc<Offer>> = match (model, &named.node) {
+        (None, _) => Vec::new(),
+        (Some(model), Some(node)) => model.on(node).cloned().collect(),
+        (Some(model), None) => model.offers.clone(),
+    };
+    let api = [Api::Ollama, Api::Chat, Api::Embeddings]
+        .into_iter()
+        .find(|api| offers.iter().any(|o| o.endpoint.apis.has(*api)))
+        .unwrap_or(Api::Ollama);
+    // Models that only embed write nothing.
+    let embeds = !offers.is_empty()
+        && offers.iter().all(|o| o.capabilities.embedding && !o.capabilities.completion);
+    let need = Need {
+        api,
+        capabilities: Capabilities {
+            completion: !embeds,
+            embedding: embeds,
+            tools: query.is_set("tools"),
+            vision: query.is_set("images"),
+            thinking: query.is_set("think"),
+            insert: false,
+        },
+        client: ClientKind::Other,
+        bytes: prompt.saturating_mul(4),
+    };
+    let ask = balance::Ask {
+        prompt_tokens: prompt,
+        max_output: embeds.then_some(0),
+        num_ctx,
+        min_context: 0,
+        prefer_local: config.prefer_local,
+    };
+    let scales = Scales { offers: &offers, need: &need, ask: &ask, now };
+    let weighed = weigh::weigh(&scales, None, &[]);
+    let usable = weighed.iter().filter(|w| w.verdict.is_able()).count();
+    let goes: Vec<&str> = weighed
+        .iter()
+        .filter(|w| w.verdict == Fate::Near)
+        .filter_map(|w| offers.get(w.index))
+        .map(|o| o.node.name.as_str())
+        .collect();
+    Ok(json!({
+        "model": key.short(),
+        "alias": aliased.then(|| named.key.short().to_owned()),
+        "pinned": named.node.as_ref().map(ToString::to_string),
+        "ask": {
+            "api": api.label(), "promptTokens": prompt, "numCtx": num_ctx,
+            "preferLocal": config.prefer_local,
+        },
+        "usable": usable,
+        "goes": goes,
+        "candidates": weighed.into_iter().map(|w| w.row).collect::<Vec<_>>(),
+        "others": others(snapshot, model, &key, &offers, now),
+    }))
+}
+
+/// The nodes that have the model, or had it, and are not in the choice.
+fn others(
+    snapshot: &Snapshot,
+    model: Option<&Arc<Model>>,
+    key: &crate::types::ModelKey,
+    offers: &[Arc<Offer>],
+    now: Moment,
+) -> Vec<Value> {
+    let is_in = |name: &str| offers.iter().any(|o| o.node.name.as_str() == name);
+    let mut rows: Vec<Value> = Vec::new();
+    for offer in model.iter().flat_map(|m| m.offers.iter().chain(&m.variants)) {
+        let name = offer.node.name.as_str();
+        if is_in(name) {
+            continue;
+        }
+        let why = match model.is_some_and(|m| m.offers.iter().any(|o| Arc::ptr_eq(o, offer))) {
+            true => "another node is named".to_owned(),
+            false => {
+                format!("it has other content under this name: ask for {}@{name}", key.short())
+            }
+        };
+        rows.push(json!({ "node": name, "why": why }));
+    }
+    for name in snapshot.away.get(key).into_iter().flatten() {
+        let known = rows.iter().any(|row| row["node"] == name.as_str());
+        if known || is_in(name.as_str()) {
+            continue;
+        }
+        let node = snapshot.nodes.iter().find(|n| n.name == *name);
+        let why = match node {
+            Some(node) if node.is_alive() => "its engine does not answer".to_owned(),
+            Some(node) => match &node.why {
+                Some(why) => format!("does not answer: {}", words(why)),
+                None => "does not answer".to_owned(),
+            },
+            None => "does not answer".to_owned(),
+        };
+        rows.push(json!({ "node": name.as_str(), "why": why }));
+    }
+    if let Some(lost) = snapshot.lingering.get(key)
+        && rows.iter().all(|row| row["node"] != lost.node.as_str())
+    {
+        let seconds = lost.age(now).as_secs();
+        let why = format!("nothing was heard of it for {seconds} s");
+        rows.push(json!({ "node": lost.node.as_str(), "why": why }));
+    }
+    rows
+}
