@@ -177,7 +177,7 @@ fn cells(row: &Value) -> Vec<String> {
     let seconds = &row["seconds"];
     let term = |name: &str| match seconds[name].as_f64() {
         None => "-".to_owned(),
-        Some(s) if s == 0.0 => "0".to_owned(),
+        Some(0.0) => "0".to_owned(),
         Some(s) if s < 0.0995 => format!("{s:.3}"),
         Some(s) if s < 9.95 => format!("{s:.2}"),
         Some(s) => format!("{s:.1}"),
