@@ -3,8 +3,9 @@
 //! In flow the heads and bytes of requests and answers. Out flow plain values: where a
 //! request wants to go ([`route`], [`peek`]), who may not ask ([`browser`]), what may be
 //! passed on ([`headers`]), how an answer ended ([`ending`]), what an engine has ([`show`]),
-//! what peers tell each other ([`wire`], [`report`], [`attempt`], [`hello`]); and bytes to send: lists ([`union`]), errors
-//! ([`error`]), the caller's own spelling ([`echo`]). Nothing here waits, opens a socket or
+//! what peers tell each other ([`wire`], [`report`], [`attempt`], [`hello`]); and bytes to send:
+//! lists ([`union`]), errors ([`error`]), the caller's own spelling ([`echo`]), a body or a stream
+//! in another dialect ([`translate`]). Nothing here waits, opens a socket or
 //! reads a clock, and nothing here panics on what a network sends.
 
 pub mod attempt;
@@ -25,5 +26,6 @@ pub mod report;
 pub mod route;
 pub mod show;
 pub mod time;
+pub mod translate;
 pub mod union;
 pub mod wire;
