@@ -210,9 +210,12 @@ mod tests {
         cell.inflight.store(1, Relaxed);
         let now = Moment::from_millis(400);
         cell.slowed(0.1, Moment::ZERO);
+        let print = Print::of([&[7_u8; 900][..]], 900, &std::hash::RandomState::new());
+        cell.read_before(print);
         cell.rests.fault(now, now, &[Duration::from_millis(100)]);
         let mut out = vec![Candidate::default(); 9];
-        of(&model.offers, &need(&["tools"]), Moment::from_millis(100), &mut out);
+        let tools = Need { print, ..need(&["tools"]) };
+        of(&model.offers, &tools, Moment::from_millis(100), &mut out);
         assert_eq!(out.len(), 2);
         assert_eq!((out[0].is_local, out[0].alive, out[0].slots), (true, true, 32));
         let there = Candidate {
@@ -221,6 +224,7 @@ mod tests {
             able: true,
             rest_until: Moment::from_millis(500),
             held: "half-open",
+            prefix: 1.0,
             loaded_ctx: 4096,
             inflight: 2,
             queued: 1,

@@ -1,5 +1,4 @@
-//! What fails rests, and is tried before it is used again; who takes nothing is not asked; where
-//! a conversation was, it goes on.
+//! What fails rests, and is tried before it is used again; who takes nothing is not asked.
 //!
 //! The table of faults, and the tests that hold each row (`*`: pure, beside the code):
 //!
@@ -193,37 +192,4 @@ async fn neither_a_quick_refusal_nor_a_client_that_leaves_says_how_fast_a_node_i
         assert!(tokio::time::timeout(ms(300), call).await.is_err(), "it is slow");
     }
     assert_eq!((measured(&world).await, breaker(&world).await), (before, None));
-}
-
-#[tokio::test]
-async fn a_conversation_goes_on_where_it_was() {
-    let mut all = vec![NodeSpec::new("laptop", me(), None)];
-    all.extend(["gpu", "nas"].map(|n| NodeSpec::new(n, me(), Some(counting(n, ms(2))))));
-    let world = World::start(all).await;
-    let prompt = |began: &str| {
-        let text = format!("{began}{}", "and so on ".repeat(3000));
-        let body = json!({"prompt": text, "model": "count", "options": {"num_predict": 1}});
-        world.post("laptop", "/api/generate", body.to_string())
-    };
-    for node in ["gpu", "nas"] {
-        world.sees("laptop", "count:latest", node).await;
-        let learn = count(&format!("count@{node}"), 1);
-        assert_eq!(world.post("laptop", "/api/generate", learn).send().await.status, 200);
-    }
-    // By its name, although no two prompts begin alike; then by how it begins.
-    for named in [true, false] {
-        let mut by = Vec::new();
-        for n in 0..7 {
-            let (began, chat) = match named {
-                true => (format!("{n} "), format!("chat-{named}")),
-                false => ("the same ".to_owned(), String::new()),
-            };
-            let mut call = prompt(&began);
-            if named {
-                call = call.header("x-openwebui-chat-id", &chat);
-            }
-            by.push(served_by(&call.send().await).to_owned());
-        }
-        assert!(by.iter().all(|node| *node == by[0]), "{named}: {by:?}");
-    }
 }
