@@ -52,7 +52,8 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
         .map(|((bytes, used), (later, then))| {
             let rate = |n: f64| n / span.as_secs_f64();
             let cpu = 100.0 * rate(then.seconds - used.seconds);
-            (rate(later - bytes), cpu, rate(then.wakes - used.wakes))
+            // What one sends another receives, and both count it.
+            (rate(later - bytes) / 2.0, cpu, rate(then.wakes - used.wakes))
         })
         .collect();
     rows.sort_by(|a, b| a.0.total_cmp(&b.0));
@@ -69,7 +70,7 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
     )?;
     writeln!(
         out,
-        "{:>8.0} ({:.0}) bytes a second, sent and received",
+        "{:>8.0} ({:.0}) bytes a second sent, and as many received",
         mean(|r| r.0),
         most(|r| r.0)
     )?;
@@ -78,8 +79,8 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
     if options.json() {
         let object = json!({
             "nodes": rows.len(), "seconds": span.as_secs_f64(),
-            "bytes_per_s": mean(|r| r.0), "cpu_percent": mean(|r| r.1), "wakes_per_s": mean(|r| r.2),
-            "most_bytes_per_s": most(|r| r.0), "most_cpu_percent": most(|r| r.1),
+            "sent_bytes_per_s": mean(|r| r.0), "cpu_percent": mean(|r| r.1), "wakes_per_s": mean(|r| r.2),
+            "most_sent_bytes_per_s": most(|r| r.0), "most_cpu_percent": most(|r| r.1),
         });
         writeln!(out, "{object}")?;
     }
