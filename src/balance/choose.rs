@@ -17,9 +17,12 @@ use crate::types::Moment;
 const NEAR: f64 = 1.15;
 /// The same as a difference, for short requests.
 const NEAR_SECONDS: f64 = 0.05;
-/// Part of a load that is added as its cost to others (they wait behind it). In the simulation
-/// 0.2 to 0.5 are alike at a usual load; more is worse in large fleets, less in idle ones.
-const LOAD_COST: f64 = 0.35;
+/// Part of a load that is added as its cost to others, where its node says how long one waits: what
+/// waits behind it is in that already. In the simulation 0 to 0.35 are much alike.
+const LOAD_COST: f64 = 0.1;
+/// The same where nobody says: it stands in a hidden line of loads, holds that up, and lets go
+/// what others use.
+const UNSAID_LOAD_COST: f64 = 2.0;
 /// What a load takes beside reading the weights, in seconds.
 pub const LOAD_START: f64 = 0.8;
 /// Part of a prompt that is left to read where the session's last request ran: the rest is still
@@ -286,7 +289,11 @@ pub fn score(c: &Candidate, ask: &Ask, now: Moment) -> Terms {
         }
     };
     // A load that goes on already evicts nothing more.
-    let load_cost = if fits || c.loading { 0.0 } else { whole * LOAD_COST };
+    let load_cost = match (fits || c.loading, c.wait) {
+        (true, _) => 0.0,
+        (false, Some(_)) => whole * LOAD_COST,
+        (false, None) => whole * UNSAID_LOAD_COST,
+    };
 
     let rtt = seconds(if c.is_local { 0.0 } else { c.rtt });
     let factor = if c.is_local { 1.0 } else { rate(ask.prefer_local, 1.0).clamp(0.01, 100.0) };

@@ -25,9 +25,11 @@
 //!    drained once.
 //! 6. Guests run at most as many at once as they may together, and who may not push out what
 //!    the owner has in memory has loaded only what surely fits beside it ([`OWNED`]).
-//! 7. The queue is bounded; a quarter of it is kept for this node's own requests. Who is refused
+//! 7. Prompts are read one after the other, shorter ones first (`beside.rs`).
+//! 8. The queue is bounded; a quarter of it is kept for this node's own requests. Who is refused
 //!    learns the predicted wait.
 
+mod beside;
 mod lane;
 mod owner;
 mod room;
@@ -186,6 +188,7 @@ impl Queue {
                     let weights = lane.target.weights.clone();
                     self.note_used(&weights, now);
                 }
+                self.count_others();
                 break;
             }
         }
@@ -349,13 +352,17 @@ impl Queue {
             guest: waiter.guest,
             since: now,
             cost: waiter.cost,
+            reads: waiter.reads,
+            read: false,
         });
+        self.count_others();
         waiter.id
     }
 
     /// The waiter that may start next: its lane and its place there.
     fn next_start(&self, now: Moment) -> Option<(usize, usize)> {
         let mut best: Option<(Rank, usize, usize)> = None;
+        let behind = self.class_behind(now);
         for (l, lane) in self.lanes.iter().enumerate() {
             let free = lane.running.len() < lane.slots(self.slots);
             if lane.waiting.is_empty() || !free || (self.loads && !lane.in_memory(now)) {
@@ -363,7 +370,10 @@ impl Queue {
             }
             let Some(rival) = self.rival(l, now) else { continue };
             for (w, waiter) in lane.waiting.iter().enumerate() {
-                if rival.is_some_and(|rival| rival < waiter.urgency(now)) || self.is_capped(waiter)
+                if rival.is_some_and(|rival| rival < waiter.urgency(now))
+                    || self.is_capped(waiter)
+                    || behind.is_some_and(|class| class < waiter.class)
+                    || self.is_behind(waiter, now)
                 {
                     continue;
                 }

@@ -41,6 +41,8 @@ pub struct Ask {
     pub keep_alive: Option<String>,
     /// How long the engine will work for it.
     pub predicted: Duration,
+    /// The part of it in which the prompt is read.
+    pub reads: Duration,
     /// It is refused if it would wait longer than this.
     pub wait_budget: Option<Duration>,
     /// Whether the model may be loaded for it.
@@ -76,6 +78,7 @@ impl Ask {
             principal: "local".into(),
             keep_alive: None,
             predicted,
+            reads: Duration::ZERO,
             wait_budget: None,
             may_load: true,
             max_inflight: None,
@@ -163,6 +166,7 @@ impl Ask {
             class: self.class,
             principal: self.principal.clone(),
             cost: self.predicted,
+            reads: self.reads,
             load: self.load_time(),
             size: self.size,
             budget: self.wait_budget,

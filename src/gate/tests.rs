@@ -102,6 +102,7 @@ pub(super) fn ask(model: &str) -> Ask {
         principal: "local".into(),
         keep_alive: None,
         predicted: SEC,
+        reads: Duration::ZERO,
         wait_budget: None,
         may_load: true,
         max_inflight: None,

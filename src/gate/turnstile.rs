@@ -487,6 +487,14 @@ impl Ticket {
         self.waited
     }
 
+    /// The first byte of the answer is here: the prompt has been read.
+    pub fn began(&self) {
+        let gate = &self.place.gate;
+        let mut state = gate.state.lock();
+        let actions = state.queue.began(self.place.id, gate.clock.now());
+        gate.act(&mut state, actions);
+    }
+
     /// How the request ended; without this it counts as cancelled.
     pub fn ended(&mut self, outcome: Outcome) {
         self.outcome = outcome;

@@ -157,6 +157,12 @@ impl Ask<'_> {
             principal: self.asked.caller.label().into(),
             keep_alive: self.keep_alive.clone().or_else(|| self.said_keep_alive()),
             predicted: self.predicted(offer),
+            // Nobody waits for a guess: only where its speed was measured, and of text.
+            reads: if offer.cell.speeds().0 > 0.0 && !self.peeked.images.is_some() {
+                self.reads(offer)
+            } else {
+                Duration::ZERO
+            },
             wait_budget: if mesh { self.asked.wishes.wait_budget } else { chosen.budget },
             max_inflight: self.max_inflight,
             attempt: self.attempt(),
@@ -196,15 +202,22 @@ impl Ask<'_> {
 
     /// How long the engine itself will take, from what it did before.
     fn predicted(&self, offer: &Offer) -> Duration {
-        let or = |value: f64, prior: f64| if value > 0.0 { value } else { prior };
         let cell = &offer.cell;
-        let (prefill, decode) = cell.speeds();
+        let (_, decode) = cell.speeds();
         let mut tokens = cell.lengths.of(self.asked.client);
         if let Some(most) = self.most_tokens() {
             tokens = tokens.min(most as f64);
         }
-        let prompt = self.held.read() as f64 / 4.0;
-        let seconds = prompt / or(prefill, 300.0) + tokens / or(decode, 25.0);
+        let seconds = tokens / if decode > 0.0 { decode } else { 25.0 };
+        self.reads(offer) + Duration::from_secs_f64(seconds.clamp(0.0, 3600.0))
+    }
+
+    /// How long it will read the prompt: what its window does not hold is cut off.
+    fn reads(&self, offer: &Offer) -> Duration {
+        let (prefill, _) = offer.cell.speeds();
+        let window = offer.context.map_or(f64::INFINITY, |tokens| tokens as f64);
+        let prompt = (self.held.read() as f64 / 4.0).min(window);
+        let seconds = prompt / if prefill > 0.0 { prefill } else { 300.0 };
         Duration::from_secs_f64(seconds.clamp(0.0, 3600.0))
     }
 }

@@ -90,6 +90,9 @@ impl Finish {
             if let Some(inflight) = self.inflight.as_mut().filter(|_| self.lesson.is_some()) {
                 inflight.began(now);
             }
+            if let Some(ticket) = &self.ticket {
+                ticket.began();
+            }
         }
         self.last_byte = Some(now);
         self.handed = Some(now);

@@ -179,6 +179,7 @@ impl Node {
             class,
             principal: who.clone(),
             cost: Duration::from_secs_f64(gate.cost(job.model, prompt)),
+            reads: gate.reads(job.model, prompt),
             load: gate.load_time(job.model),
             size: gate.sizes[job.model] as u64,
             budget,
@@ -223,6 +224,14 @@ impl Node {
                 self.act(actions, now);
             }
             None => self.engine.cancel(id, now),
+        }
+    }
+
+    /// An answer begins.
+    pub(crate) fn began(&mut self, id: u64, now: f64) {
+        if let Some(gate) = &mut self.gate {
+            let actions = gate.queue.began(WaiterId(id), moment(now));
+            self.act(actions, now);
         }
     }
 
@@ -344,6 +353,10 @@ impl Gate {
         let Speeds { prefill, decode } = self.speeds[model];
         let output = if self.embeds[model] { 0.0 } else { self.outputs.0[model] };
         prompt / prefill.max(1e-3) + output / decode.max(1e-3)
+    }
+
+    fn reads(&self, model: usize, prompt: f64) -> Duration {
+        Duration::from_secs_f64(prompt / self.speeds[model].prefill.max(1e-3))
     }
 
     fn load_time(&self, model: usize) -> Duration {

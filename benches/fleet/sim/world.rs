@@ -417,6 +417,7 @@ impl<'a> World<'a> {
     }
 
     fn first_byte(&mut self, node: usize, id: u64, at: f64) {
+        self.nodes[node].began(id, at);
         let Some(request) = self.find(id) else { return };
         let r = &mut self.requests[request];
         let (origin, model) = (r.origin, r.job.model);

@@ -15,6 +15,8 @@ pub(super) struct Lane {
     pub(super) loading: bool,
     /// One request at a time, whatever the slots.
     pub(super) solo: bool,
+    /// Requests that run on other models of the engine.
+    pub(super) others: usize,
     /// When a load or a request last began or ended on it.
     pub(super) touched: Moment,
     pub(super) running: Vec<Running>,
@@ -41,6 +43,9 @@ pub(super) struct Running {
     pub(super) guest: bool,
     pub(super) since: Moment,
     pub(super) cost: Duration,
+    /// The part of it in which its prompt is read, and whether that is over.
+    pub(super) reads: Duration,
+    pub(super) read: bool,
 }
 
 #[derive(Debug)]
@@ -49,6 +54,7 @@ pub(super) struct Waiting {
     pub(super) class: Class,
     pub(super) principal: Arc<str>,
     pub(super) cost: Duration,
+    pub(super) reads: Duration,
     pub(super) load: Duration,
     pub(super) may_load: bool,
     pub(super) own: bool,
@@ -66,6 +72,7 @@ impl Waiting {
             class: waiter.class,
             principal: waiter.principal,
             cost: waiter.cost,
+            reads: waiter.reads,
             load: waiter.load,
             may_load: waiter.may_load,
             own: waiter.own,
@@ -77,8 +84,12 @@ impl Waiting {
         }
     }
 
+    pub(super) fn is_overdue(&self, now: Moment) -> bool {
+        now.since(self.since) >= PATIENCE
+    }
+
     pub(super) fn urgency(&self, now: Moment) -> Urgency {
-        if now.since(self.since) >= PATIENCE {
+        if self.is_overdue(now) {
             Urgency::Overdue(self.arrival)
         } else {
             Urgency::Class(self.class)
@@ -100,6 +111,7 @@ impl Lane {
             memory: None,
             loading: false,
             solo: false,
+            others: 0,
             touched: now,
             running: Vec::new(),
             waiting: Vec::new(),
@@ -175,10 +187,11 @@ impl Lane {
         ends
     }
 
-    /// What a request costs here when as many run beside it as there are.
+    /// What a request costs here when as many run beside it as there are, on other models too:
+    /// they share the machine.
     fn cost(&self, lone: Duration, slots: u32) -> Duration {
         let beside = (self.running.len() + self.waiting.len()).clamp(1, self.slots(slots));
-        lone.mul_f64((beside as f64).powf(SHARING))
+        lone.mul_f64(((beside + self.others) as f64).powf(SHARING))
     }
 
     fn work_left(&self, run: &Running, slots: u32, now: Moment) -> Duration {

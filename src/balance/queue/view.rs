@@ -9,6 +9,11 @@ use super::lane::Lane;
 use super::{Queue, Row, Target, WaiterId};
 use crate::types::{Class, LoadKey, Moment};
 
+/// Busy models stay busy for this many times what runs and waits on them now: more requests for
+/// them come in meanwhile. In the simulation waits for room were 1.6 times as long as what was there
+/// when they were predicted; 1 costs 6 % of the mean at load 0.1 and 2 % at 0.3, 3 costs 1 % at 0.4.
+const GOES_ON: f64 = 2.0;
+
 /// One file of weights at an engine, whatever the options it is asked for with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Standing {
@@ -38,7 +43,9 @@ impl Queue {
     pub fn waits(&self, target: &Target, class: Class, load: Duration, now: Moment) -> Duration {
         let lane = self.lanes.iter().find(|lane| lane.target == *target);
         let slot = lane.map(|lane| lane.slot_free_in(class, self.slots, now));
-        self.ready_in(target, class, load, now) + slot.unwrap_or_default()
+        let start = self.ready_in(target, class, load, now) + slot.unwrap_or_default();
+        // A prompt of usual length is behind those that are being read.
+        start.max(self.reads_left(now))
     }
 
     /// How long a request that waits here will still wait; `None` if it does not wait.
@@ -134,7 +141,7 @@ impl Queue {
             }
             end = busy.remove(0).0;
         }
-        end
+        end.mul_f64(GOES_ON)
     }
 
     /// The lanes of other weights that are in use.

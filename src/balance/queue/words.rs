@@ -36,6 +36,8 @@ pub struct Waiter {
     pub principal: Arc<str>,
     /// How long the engine will work for it.
     pub cost: Duration,
+    /// The part of it in which its prompt is read.
+    pub reads: Duration,
     /// How long its load takes, if it needs one.
     pub load: Duration,
     /// Bytes of its weights; 0 = not known.

@@ -1,6 +1,7 @@
 use super::*;
 use crate::types::LoadKey;
 
+mod beside;
 mod fair;
 mod owner;
 mod steps;
@@ -27,6 +28,7 @@ fn waiter(id: u64, model: &str) -> Waiter {
         target: target(model),
         class: Class::Interactive,
         principal: "ann".into(),
+        reads: Duration::ZERO,
         cost: 10 * SEC,
         load: 5 * SEC,
         size: 0,
@@ -86,6 +88,12 @@ impl Desk {
 
     fn end(&mut self, id: u64) -> &mut Desk {
         let actions = self.queue.ended(WaiterId(id), self.now);
+        self.act(actions);
+        self
+    }
+
+    fn began(&mut self, id: u64) -> &mut Desk {
+        let actions = self.queue.began(WaiterId(id), self.now);
         self.act(actions);
         self
     }
@@ -226,6 +234,7 @@ fn classes_come_in_their_order() {
 fn principals_share_by_seconds_not_by_requests() {
     let of = |id, who: &str, secs| Waiter {
         principal: who.into(),
+        reads: Duration::ZERO,
         cost: Duration::from_secs(secs),
         ..waiter(id, "tiny")
     };
@@ -452,9 +461,9 @@ fn a_load_that_does_not_fit_waits_outside_the_engine_for_who_is_busy() {
     let mut desk = crowded();
     desk.enter(sized(3, "big", 20)).enter(sized(4, "tiny", 5)).check(&["+3", "4 waits"]);
     let tiny = desk.queue.waits(&target("tiny"), Class::Interactive, 5 * SEC, desk.now);
-    assert_eq!(tiny, 10 * SEC + 5 * SEC, "the big one ends, the load; a second slot is free");
+    assert_eq!(tiny, 20 * SEC + 5 * SEC, "the big one and who comes for it, the load; a free slot");
     let left = desk.queue.left(WaiterId(4), desk.now);
-    assert_eq!(left, Some(10 * SEC + 5 * SEC));
+    assert_eq!(left, Some(20 * SEC + 5 * SEC));
     // What does fit is loaded meanwhile, and the big one serves on.
     desk.enter(sized(5, "mini", 1)).enter(sized(6, "big", 20)).check(&["load mini", "+6"]);
     desk.loaded(true).end(5).end(3).end(6).check(&["+5", "load tiny"]);
