@@ -187,7 +187,7 @@ fn cells(row: &Value) -> Vec<String> {
         ["total", "rtt", "upload", "queue", "load", "prefill", "decode", "loadCost"].map(term),
     );
     let mut why = words(&row["why"]);
-    if let Some(saved) = seconds["sessionSaves"].as_f64().filter(|s| *s > 0.0) {
+    if let Some(saved) = seconds["prefixSaves"].as_f64().filter(|s| *s > 0.0) {
         let _ = write!(why, " (saves {saved:.1} s)");
     }
     cells.push(why);
@@ -358,7 +358,7 @@ mod tests {
             "node": node, "engine": "ollama", "verdict": verdict, "why": why, "chance": 1.0,
             "seconds": { "total": total, "rtt": rtt, "upload": upload, "wait": queue + load,
                 "queue": queue, "load": load, "prefill": prefill, "decode": decode,
-                "loadCost": cost, "sessionSaves": 0.0 },
+                "loadCost": cost, "prefixSaves": 0.0 },
             "from": { "rtt": "measured", "upload": "prior", "wait": "claimed",
                 "load": "prior", "prefill": "measured", "decode": "measured", "length": "prior" },
             "state": { "loaded": load == 0.0, "loading": false, "onCpu": false, "window": 8192,

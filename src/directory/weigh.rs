@@ -210,7 +210,7 @@ fn for_it(v: &Verdict, near: usize) -> String {
         "near-equal, and this node has it too".clone_into(&mut why);
     }
     if v.saved > 0.0 {
-        let _ = write!(why, "; the session's last request ran there");
+        let _ = write!(why, "; part of the prompt was read there before");
     }
     why
 }
@@ -277,7 +277,7 @@ fn row(
         "total": short(t.total), "rtt": short(t.rtt), "upload": short(t.upload),
         "wait": short(t.wait + t.load), "queue": short(t.wait), "load": short(t.load),
         "loadCost": short(t.load_cost), "prefill": short(t.prefill), "decode": short(t.decode),
-        "sessionSaves": short(v.saved),
+        "prefixSaves": short(v.saved),
     });
     row["chance"] = short(v.chance);
     let said = offer.cell.report.believed(&offer.node.cell, scales.now);
@@ -452,7 +452,7 @@ mod tests {
             &rows,
             &[
                 ("gpu", Fate::Near, "least time"),
-                ("cold", Fate::Slower, "7.8 s more than gpu"),
+                ("cold", Fate::Slower, "17 s more than gpu"),
                 ("narrow", Fate::Behind, "its window of 512 tokens does not hold 600"),
                 ("sick", Fate::Behind, "rests for 30 s after a failure"),
                 ("blind", Fate::Behind, "cannot do: tools"),
@@ -568,7 +568,7 @@ mod tests {
             vec![("gpu", listed(|m| m.loaded_ctx = 0)), ("desk", listed(|m| m.loaded_ctx = 0))],
             "gpu",
             false,
-            "loads, 9.8 s; drawn among 2",
+            "loads, 19 s; drawn among 2",
         );
     }
 

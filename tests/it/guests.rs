@@ -196,7 +196,7 @@ async fn batch_waits_for_who_waits_for_an_answer() {
     let rules = json!({"priority": [{"match": {"agent": "indexer"}, "class": "batch"}]});
     let world = desk(spec, json!({}), rules).await;
     let generate = |n: u64| world.post("desk", "/api/generate", count("count", n));
-    let first = generate(60).open().await.unwrap();
+    let first = generate(10_000).open().await.unwrap();
     world.engine("desk").forget();
     let waiting = async |n: u64| {
         let status = world.status("desk").await;
@@ -208,7 +208,7 @@ async fn batch_waits_for_who_waits_for_an_answer() {
     assert!(until(async || waiting(2).await).await);
     let person = tokio::spawn(generate(5).send());
     assert!(until(async || waiting(3).await).await);
-    first.rest().await;
+    drop(first);
     for task in [index, batch, person] {
         assert_eq!(task.await.unwrap().status, 200);
     }
@@ -222,11 +222,27 @@ async fn batch_waits_for_who_waits_for_an_answer() {
     assert_eq!(order, [5, 3, 4], "the person, then in the order in which they came");
 }
 
+/// How long health takes to answer at best: on a busy machine some answers are late, and the
+/// promise is the program's.
+async fn health(world: &World) -> Duration {
+    let mut best = Duration::MAX;
+    for _ in 0..20 {
+        let began = Instant::now();
+        let answer = get(world.node("desk").admin(), "/healthz").send().await;
+        assert_eq!(answer.status, 200);
+        best = best.min(began.elapsed());
+        tokio::time::sleep(ms(20)).await;
+    }
+    best
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn ten_thousand_half_open_connections_do_not_keep_health_waiting() {
     let spec = engine("desk", vec![ModelSpec::count("count")]);
     let world = desk(spec, json!({}), json!({})).await;
     let node = world.node("desk");
+    // Behind a tailscaled in userspace mode it is asked first, for some 150 ms, who connects.
+    let before = health(&world).await;
     let mut held = Vec::with_capacity(10_000);
     for n in 0..10_000 {
         let to = if n % 2 == 0 { node.apps() } else { node.mesh() };
@@ -234,14 +250,6 @@ async fn ten_thousand_half_open_connections_do_not_keep_health_waiting() {
         held.extend(TcpStream::connect(to).await.ok());
     }
     assert!(held.len() > 9_000, "{}", held.len());
-    let mut best = Duration::MAX;
-    for _ in 0..40 {
-        let began = Instant::now();
-        let answer = get(node.admin(), "/healthz").send().await;
-        assert_eq!(answer.status, 200);
-        best = best.min(began.elapsed());
-        tokio::time::sleep(ms(20)).await;
-    }
-    // On a busy machine some are late; the promise is the program's.
-    assert!(best < ms(100), "{best:?}");
+    let now = health(&world).await;
+    assert!(now < before + ms(100), "{now:?}, and {before:?} without them");
 }
