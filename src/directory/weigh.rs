@@ -176,10 +176,12 @@ pub fn reason(scales: &Scales<'_>, numbers: &[Candidate], pick: &Pick, pinned: b
     {
         let name = name(next.index);
         let t = &next.terms;
+        // What its load costs others is no time of this request's.
+        let takes = t.total - t.load_cost;
         let _ = match () {
             () if !t.behind.is_empty() => write!(why, "; {name} {}", behind(t.behind)),
-            () if t.wait > 0.5 * t.total => write!(why, "; {name} would wait {}", span(t.wait)),
-            () if t.load > 0.5 * t.total => write!(why, "; {name} would load for {}", span(t.load)),
+            () if t.wait > 0.5 * takes => write!(why, "; {name} would wait {}", span(t.wait)),
+            () if t.load > 0.5 * takes => write!(why, "; {name} would load for {}", span(t.load)),
             () => write!(why, "; {name} {}", span(t.total)),
         };
     }

@@ -148,8 +148,9 @@ async fn an_answer_explains_the_choice_it_came_from_to_programs_here_alone() {
     let answer = ask().send().await;
     assert!(answer.header("x-tailherd-served-by").starts_with(other));
     let rows = explained(&answer);
-    let failed = rows.iter().find(|row| row["node"] == chosen);
-    if let Some(failed) = failed {
+    // What was learnt meanwhile may have made the other one first.
+    let tried = answer.header("x-tailherd-attempts") != "1";
+    if let Some(failed) = rows.iter().find(|row| row["node"] == chosen && tried) {
         assert!(matches!(failed["verdict"].as_str(), Some("tried" | "behind")), "{failed:#}");
     }
 }
