@@ -1,6 +1,6 @@
 //! What a choice thought of each candidate.
 //!
-//! In: what [`choose`](super::choose) gets. Out: for each candidate its terms, and with which
+//! In: what [`choose`](super::choose()) gets. Out: for each candidate its terms, and with which
 //! chance it would have been taken. It decides nothing; it says of the choice what people ask.
 
 use super::choose::{Ask, Candidate, Terms, near, order, score, standing, weight};
