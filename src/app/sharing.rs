@@ -64,11 +64,15 @@ impl Sharing {
     /// Looks again whenever something may have changed.
     pub(super) async fn keep(self: Arc<Self>) {
         let (mut config, mut host) = (self.parts.config.clone(), self.parts.host.clone());
+        // Whose this node is, is learned after the start, and refused meanwhile is the caller who
+        // would be let in.
+        let mut whose = self.parts.directory.changed();
         loop {
             self.look();
             tokio::select! {
                 changed = config.changed() => if changed.is_err() { return },
                 Ok(()) = host.changed() => {}
+                Ok(()) = whose.changed() => {}
                 () = tokio::time::sleep(self.parts.every) => {}
             }
         }
