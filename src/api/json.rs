@@ -384,8 +384,8 @@ pub(super) fn unescape(raw: &[u8]) -> String {
     text
 }
 
-/// The code unit of a `\uXXXX` at the start of `rest`; 0 if there is none (which no
-/// surrogate pair ends in).
+/// The code unit of a `\u` escape at the start of `rest`; 0 if there is none (which no surrogate
+/// pair ends in).
 fn hex(rest: &[u8]) -> u16 {
     match rest.get(..6) {
         Some([b'\\', b'u', digits @ ..]) => digits

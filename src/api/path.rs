@@ -23,10 +23,15 @@ pub(super) fn decode(raw: &str) -> Option<String> {
 
 /// The path with everything escaped that Go would escape.
 pub(super) fn encode(path: &str) -> String {
+    escape(path, b"-_.~$&+,/:;=@")
+}
+
+/// The text with percent escapes for all but letters, digits and what is `plain`.
+pub(super) fn escape(text: &str, plain: &[u8]) -> String {
     use std::fmt::Write;
-    let mut out = String::with_capacity(path.len());
-    for byte in path.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-_.~$&+,/:;=@".contains(&byte) {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || plain.contains(&byte) {
             out.push(char::from(byte));
         } else {
             // Writing to a String cannot fail.

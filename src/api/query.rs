@@ -1,7 +1,5 @@
 //! The query of a URL: `model=x&tools=1`.
 
-use std::fmt::Write as _;
-
 use super::path;
 
 /// The pairs of a query.
@@ -37,16 +35,7 @@ impl Query {
 
 /// A value as it may stand in a query.
 pub fn escaped(value: &str) -> String {
-    let mut out = String::with_capacity(value.len());
-    for byte in value.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte) {
-            out.push(char::from(byte));
-        } else {
-            // Writing to a String cannot fail.
-            let _ = write!(out, "%{byte:02X}");
-        }
-    }
-    out
+    path::escape(value, b"-_.~")
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ use tower::util::BoxCloneSyncService;
 use tower::{ServiceExt, service_fn};
 
 use crate::admin::Admin;
-use crate::api::{browser, wire};
+use crate::api::{attempt, browser, wire};
 use crate::mesh::{self, Mesh};
 use crate::net::{Body, Identity, full};
 use crate::proxy::{self, Door, Proxy, Who};
@@ -114,7 +114,7 @@ impl Router {
         self.proxy.metrics.refused(kind, reason);
         let mut response = text(status, "");
         // Tells the other sidecar what kind of no it is.
-        response.headers_mut().insert("x-tailherd-refused", HeaderValue::from_static(reason));
+        response.headers_mut().insert(attempt::REFUSED, HeaderValue::from_static(reason));
         response
     }
 

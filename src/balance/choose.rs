@@ -380,4 +380,4 @@ fn seconds(value: f64) -> f64 {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

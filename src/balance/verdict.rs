@@ -74,24 +74,11 @@ fn judge(c: &Candidate, ask: &Ask, now: Moment) -> Judged {
 #[cfg(test)]
 mod tests {
     use super::super::choose;
+    use super::super::choose::tests::good;
     use super::*;
     use proptest::prelude::*;
     use rand::SeedableRng;
     use rand::rngs::SmallRng;
-
-    fn good(index: usize) -> Candidate {
-        Candidate {
-            index,
-            alive: true,
-            able: true,
-            loaded_ctx: 8192,
-            slots: 1,
-            prefill: 1000.0,
-            decode: 50.0,
-            size: 5_000_000_000,
-            ..Candidate::default()
-        }
-    }
 
     #[test]
     fn the_best_is_first_and_what_a_session_saves_is_said() {

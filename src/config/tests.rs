@@ -315,11 +315,11 @@ fn ollama_base_url_is_one_more_server_unless_it_is_us() {
 fn the_file_is_found_in_its_usual_places() {
     let env = |files: &[&str]| {
         files.iter().fold(
-            FixedEnv::default().with("HOME", "/home/me").with("XDG_CONFIG_HOME", "relative"),
+            FixedEnv::default().with("HOME", "/people/me").with("XDG_CONFIG_HOME", "relative"),
             |env, f| env.with_file(f, "{ offline: true }"),
         )
     };
-    let (home, etc) = ("/home/me/.config/tailherd/config.json5", FILE);
+    let (home, etc) = ("/people/me/.config/tailherd/config.json5", FILE);
     for (env, want) in [
         (env(&[home, etc]), Some(home)),
         (env(&[etc]), Some(etc)),

@@ -160,21 +160,11 @@ fn usual_slots(kind: EngineKind) -> u32 {
 mod tests {
     use std::time::Duration;
 
-    use super::super::testing::{self, engine, id, listing, model, peer};
+    use super::super::testing::{self, engine, id, listing, model, need, peer};
     use super::super::{Event, Identity, Registry, Settings, Snapshot, build, writer};
     use super::*;
     use crate::balance::rates::Sample;
     use crate::types::{ApiSet, ModelKey, NodeName};
-
-    fn need(words: &[&str]) -> Need {
-        Need {
-            api: Api::Chat,
-            capabilities: Capabilities::from_words(words.iter().copied()),
-            client: ClientKind::Sdk,
-            bytes: 0,
-            print: Default::default(),
-        }
-    }
 
     /// `tiny` on an own engine that knows no Ollama dialect, and on a peer.
     fn world() -> (Arc<Registry>, Snapshot) {

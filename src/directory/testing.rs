@@ -6,10 +6,10 @@ use serde_json::json;
 
 use super::event::{EngineListing, Event, Grant, Identity, Listing, ModelListing, Peer, Settings};
 use super::writer::{State, apply};
-use super::{Snapshot, build};
+use super::{Need, Snapshot, build};
 use crate::types::{
-    ApiSet, Capabilities, ControlId, Dial, Digest, EngineKind, Moment, NodeId, NodeKind, NodeName,
-    Principal,
+    Api, ApiSet, Capabilities, ClientKind, ControlId, Dial, Digest, EngineKind, Moment, NodeId,
+    NodeKind, NodeName, Principal,
 };
 
 /// A node's stable identity in a made-up tailnet.
@@ -102,4 +102,15 @@ pub(crate) fn picture(this: Identity, events: Vec<Event>) -> Snapshot {
         apply(&mut state, event, Moment::ZERO);
     }
     build::snapshot(&mut state, Moment::ZERO)
+}
+
+/// What a chat asks of a model that can do this.
+pub(crate) fn need(words: &[&str]) -> Need {
+    Need {
+        api: Api::Chat,
+        capabilities: Capabilities::from_words(words.iter().copied()),
+        client: ClientKind::Sdk,
+        bytes: 0,
+        print: Default::default(),
+    }
 }

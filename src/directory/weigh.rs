@@ -364,11 +364,11 @@ fn span(seconds: f64) -> String {
 mod tests {
     use std::time::Duration;
 
-    use super::super::testing::{engine, id, listing, model, peer, picture, who};
+    use super::super::testing::{engine, id, listing, model, need, peer, picture, who};
     use super::super::{Event, ModelListing, Sent, Snapshot};
     use super::*;
     use crate::api::report::{Row, State};
-    use crate::types::{ApiSet, Capabilities, ClientKind, ModelKey};
+    use crate::types::{ApiSet, Capabilities, ModelKey};
 
     fn at(millis: u64) -> Moment {
         Moment::from_millis(millis)
@@ -401,16 +401,6 @@ mod tests {
 
     fn offers(snapshot: &Snapshot) -> &[Arc<Offer>] {
         &snapshot.models[&ModelKey::parse("tiny").unwrap()].offers
-    }
-
-    fn need(words: &[&str]) -> Need {
-        Need {
-            api: Api::Chat,
-            capabilities: Capabilities::from_words(words.iter().copied()),
-            client: ClientKind::Sdk,
-            bytes: 0,
-            print: Default::default(),
-        }
     }
 
     fn ask() -> balance::Ask {

@@ -19,7 +19,7 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 
 use crate::api::report::REPORTS;
-use crate::api::wire;
+use crate::api::{attempt, wire};
 use crate::directory::{Directory, Offer, wire_of};
 use crate::net::{Body, Connector, Identity, LanView, TailnetView, full};
 use crate::telemetry::{Clock, Events};
@@ -183,7 +183,7 @@ fn is_ours(headers: &HeaderMap) -> bool {
 fn no_access() -> Response<Body> {
     let mut response = empty(StatusCode::FORBIDDEN);
     let word = HeaderValue::from_static("access");
-    response.headers_mut().insert("x-tailherd-refused", word);
+    response.headers_mut().insert(attempt::REFUSED, word);
     response
 }
 

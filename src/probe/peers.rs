@@ -15,7 +15,7 @@ use super::identify::{Identity, NoEngine, identify};
 use super::list;
 use super::network::{self, Belongs, Networks};
 use super::shows::Shows;
-use crate::api::wire;
+use crate::api::{attempt, wire};
 use crate::directory::{
     Directory, EngineListing, Event, Grant, Listing, ModelListing, Peer, Server,
 };
@@ -325,7 +325,7 @@ pub(super) async fn look_at_offers(
         }
         (StatusCode::FORBIDDEN, _) if answer.is_tailherd() => return Err(Why::Refuses),
         (StatusCode::MISDIRECTED_REQUEST, _)
-            if answer.header("x-tailherd-refused") == "use_tailnet" =>
+            if answer.header(attempt::REFUSED) == "use_tailnet" =>
         {
             return Err(Why::UseTailnet);
         }

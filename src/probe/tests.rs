@@ -111,7 +111,7 @@ fn ollama() -> Answers {
                "modified_at": "2026-01-01T00:00:00Z"})
     };
     let show = json!({
-        "modelfile": format!("FROM /home/me/blobs/sha256-{}\n", "ab".repeat(32)),
+        "modelfile": format!("FROM /people/me/blobs/sha256-{}\n", "ab".repeat(32)),
         "capabilities": ["completion", "tools"], "template": "x",
         "model_info": {"general.architecture": "llama", "llama.context_length": 4096},
     });
@@ -240,7 +240,7 @@ async fn a_bare_server_is_listed_with_what_its_show_says_and_each_show_is_read_o
     let offer = &snapshot.models[&key("twin")].offers[0];
     assert_eq!((offer.context, offer.capabilities.tools), (Some(4096), true));
     let show = String::from_utf8_lossy(offer.show.as_ref().unwrap()).into_owned();
-    assert!(show.contains("FROM sha256-abab") && !show.contains("/home/me"), "{show}");
+    assert!(show.contains("FROM sha256-abab") && !show.contains("/people/me"), "{show}");
     // It shares its weights with the one in memory.
     assert_eq!(offer.cell.loaded_ctx.load(std::sync::atomic::Ordering::Relaxed), 2048);
     assert_eq!(server.asked("POST /api/show"), 2, "one for each digest");
@@ -359,7 +359,7 @@ async fn own_engines_are_found_listed_and_missed() {
     assert_eq!((&*endpoints[0].name, endpoints[0].slots), ("ollama", Some(3)));
     let offer = &snapshot.models[&key("tiny")].offers[0];
     let show = String::from_utf8_lossy(offer.show.as_ref().unwrap()).into_owned();
-    assert!(show.contains("/home/me"), "its own paths are no secret here");
+    assert!(show.contains("/people/me"), "its own paths are no secret here");
     assert_eq!(ours.seen.lock().len(), 0);
 
     let addr = server.addr;

@@ -8,6 +8,7 @@ use http::{HeaderMap, HeaderValue};
 
 use std::time::Duration;
 
+use crate::api::attempt::{REFUSED, Refused};
 use crate::api::report::{HEADER, MOST_HEADER, Row};
 use crate::directory::Offer;
 use crate::types::{Accepting, ModelKey};
@@ -46,8 +47,9 @@ pub(super) fn hear(px: &Proxy, offer: &Offer, headers: &HeaderMap) {
     let snapshot = px.directory.load();
     let Some(offer) = snapshot.offer(&offer.node.id, &row.engine, &key) else { return };
     // A row may hold back one model only; what it says of its node comes with a refusal.
-    let refused = headers.get("x-tailherd-refused").map(|why| why.as_bytes());
-    if row.accepting == Accepting::All || matches!(refused, Some(b"paused" | b"draining")) {
+    let refused = headers.get(REFUSED).and_then(|why| Refused::of(why.as_bytes()));
+    let whole = matches!(refused, Some(Refused::Paused | Refused::Draining));
+    if row.accepting == Accepting::All || whole {
         offer.node.cell.accepts(row.accepting, &row.why);
     }
     offer.node.cell.hold_at_least(px.timing.report_believed);

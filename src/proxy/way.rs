@@ -11,6 +11,7 @@ use http::StatusCode;
 use http::response::Parts;
 use tokio::time::timeout;
 
+use crate::api::attempt::REFUSED;
 use crate::directory::{Directory, Event, Look, Node, Path};
 use crate::net::Lease;
 use crate::types::{Dial, NodeId, NodeKind, PathKind};
@@ -94,7 +95,7 @@ pub(crate) fn refusal(node: NodeKind, head: &Parts) -> Option<Reason> {
     if node != NodeKind::Rich {
         return None;
     }
-    let word = head.headers.get("x-tailherd-refused").map(|word| word.as_bytes());
+    let word = head.headers.get(REFUSED).map(|word| word.as_bytes());
     match (head.status, word) {
         (StatusCode::MISDIRECTED_REQUEST, Some(b"use_tailnet")) => Some(Reason::UseTailnet),
         (StatusCode::FORBIDDEN, Some(b"policy" | b"not_pinned" | b"clock_back")) => {

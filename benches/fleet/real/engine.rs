@@ -163,16 +163,7 @@ impl Machine {
 
     /// The work that a body asks for; `None` of a request = nothing but the load.
     fn job(&self, model: usize, body: &Value) -> (Option<u64>, Job) {
-        let load = Job {
-            id: 0,
-            model,
-            session: u64::MAX,
-            prompt: 0.0,
-            fresh: 0.0,
-            output: 0.0,
-            luck: 1.0,
-            preload: true,
-        };
+        let load = Job::preload(0, model);
         let request = body.pointer("/options/seed").and_then(Value::as_u64);
         let turn = request.and_then(|id| {
             let session = self.sessions.get((id / world::TURNS) as usize)?;

@@ -299,16 +299,7 @@ impl Node {
         let Some(model) = gate.targets.iter().position(|t| *t == plan.target) else { return };
         let id = LOADS + plan.id.0;
         gate.loads.insert(id, (plan.id, now, model));
-        let job = Job {
-            id,
-            model,
-            session: u64::MAX,
-            prompt: 0.0,
-            fresh: 0.0,
-            output: 0.0,
-            luck: 1.0,
-            preload: true,
-        };
+        let job = Job::preload(id, model);
         self.engine.submit(job, now);
     }
 

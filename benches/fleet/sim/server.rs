@@ -31,6 +31,22 @@ pub(crate) struct Job {
     pub(crate) preload: bool,
 }
 
+impl Job {
+    /// Nothing but the load of a model.
+    pub(crate) fn preload(id: u64, model: usize) -> Job {
+        Job {
+            id,
+            model,
+            session: u64::MAX,
+            prompt: 0.0,
+            fresh: 0.0,
+            output: 0.0,
+            luck: 1.0,
+            preload: true,
+        }
+    }
+}
+
 /// What an engine has to tell.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Said {

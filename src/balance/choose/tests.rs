@@ -5,7 +5,8 @@ use proptest::prelude::*;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
-fn good(index: usize) -> Candidate {
+/// A node that has the model in memory and is free.
+pub(in crate::balance) fn good(index: usize) -> Candidate {
     Candidate {
         index,
         alive: true,

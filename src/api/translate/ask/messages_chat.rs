@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 use super::super::image;
 use super::super::piece::{joined, text};
 use super::super::{Target, Unfit};
-use super::{head, messages_of, most, rest, take, without};
+use super::{head, messages_of, most, rest, take, tools, without};
 
 /// Fields that only Anthropic has.
 const OWN: [&str; 7] = [
@@ -38,12 +38,7 @@ pub(in super::super) fn request(
     let mut out = Map::new();
     head(&mut out, target, stream);
     out.insert("messages".to_owned(), messages.into());
-    let tools: Vec<Value> = take(&mut body, "tools")
-        .iter()
-        .filter_map(Value::as_array)
-        .flatten()
-        .filter_map(tool)
-        .collect();
+    let tools = tools(&mut body, tool);
     let choice = take(&mut body, "tool_choice");
     if !tools.is_empty() {
         out.insert("tools".to_owned(), tools.into());

@@ -25,6 +25,11 @@ fn take(body: &mut Map<String, Value>, name: &str) -> Option<Value> {
     body.shift_remove(name).filter(|value| !value.is_null())
 }
 
+/// The tools a request lists, each as the other dialect has it; what has no form there is left out.
+fn tools(body: &mut Map<String, Value>, tool: fn(&Value) -> Option<Value>) -> Vec<Value> {
+    take(body, "tools").iter().filter_map(Value::as_array).flatten().filter_map(tool).collect()
+}
+
 /// What nobody here knows goes on as it is, unless it would be taken for something that was set.
 fn rest(out: &mut Map<String, Value>, body: Map<String, Value>) {
     for (name, value) in body {

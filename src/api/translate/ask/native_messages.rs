@@ -5,7 +5,9 @@ use serde_json::{Map, Value, json};
 use super::super::image;
 use super::super::piece::joined;
 use super::super::{Target, Unfit};
-use super::{Calls, as_chat, calls_of, images_of, messages_of, predict, rest, take, without};
+use super::{
+    Calls, as_chat, calls_of, images_of, messages_of, predict, rest, take, tools, without,
+};
 
 /// Fields that only Ollama has.
 const OWN: [&str; 6] =
@@ -53,12 +55,7 @@ pub(in super::super) fn request(
         set("system", system.join("\n\n").into());
     }
     set("messages", messages.into());
-    let tools: Vec<Value> = take(&mut body, "tools")
-        .iter()
-        .filter_map(Value::as_array)
-        .flatten()
-        .filter_map(tool)
-        .collect();
+    let tools = tools(&mut body, tool);
     if !tools.is_empty() {
         set("tools", tools.into());
     }

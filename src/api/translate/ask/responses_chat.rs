@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::super::piece::text;
 use super::super::{Target, Unfit};
-use super::{head, most, rest, take, without};
+use super::{head, most, rest, take, tools, without};
 
 /// Fields about what the provider would keep or add, which there is none of in a chat.
 const OWN: [&str; 12] = [
@@ -53,12 +53,7 @@ pub(in super::super) fn request(
     let mut out = Map::new();
     head(&mut out, target, stream);
     out.insert("messages".to_owned(), messages.into());
-    let tools: Vec<Value> = take(&mut body, "tools")
-        .iter()
-        .filter_map(Value::as_array)
-        .flatten()
-        .filter_map(tool)
-        .collect();
+    let tools = tools(&mut body, tool);
     let choice = take(&mut body, "tool_choice");
     let parallel = take(&mut body, "parallel_tool_calls");
     if !tools.is_empty() {
