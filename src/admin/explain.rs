@@ -60,6 +60,8 @@ pub(super) fn explain(
         },
         client: ClientKind::Other,
         bytes: prompt.saturating_mul(4),
+        // It is in tokens already.
+        prompt: Default::default(),
         // Of a prompt that nobody has written nothing was read before.
         print: Default::default(),
     };

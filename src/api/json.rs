@@ -130,18 +130,40 @@ pub(super) struct Lexer {
     depth: u8,
     /// Tokens inside deeper containers than this are not told of.
     watch: u8,
+    /// Bytes of strings that are no text.
+    encoded: u64,
+}
+
+/// From how long on a piece of a string may be encoded data: shorter ones are not looked at.
+const LONG: usize = 1024;
+/// How much of its inside and of its end are looked at. A text has a blank or a comma in that,
+/// and `data:image/png;base64,` stands before it.
+const LOOK: usize = 64;
+
+/// Whether so long a piece of a string is base64 and no text.
+fn is_encoded(piece: &[u8]) -> bool {
+    let base64 =
+        |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/' | b'-' | b'_' | b'=');
+    piece.len() >= LONG
+        && piece[LOOK..2 * LOOK].iter().all(base64)
+        && piece[piece.len() - LOOK..].iter().all(base64)
 }
 
 impl Lexer {
     /// A lexer that tells of tokens whose container stands at most `watch` deep (1 = the
     /// members of the top-level value).
     pub(super) const fn new(watch: u8) -> Lexer {
-        Lexer { state: State::Value, stack: 0, depth: 0, watch }
+        Lexer { state: State::Value, stack: 0, depth: 0, watch, encoded: 0 }
     }
 
     /// How many containers are open.
     pub(super) const fn depth(&self) -> u8 {
         self.depth
+    }
+
+    /// How many bytes of strings so far were images and the like, as base64.
+    pub(super) const fn encoded(&self) -> u64 {
+        self.encoded
     }
 
     /// Whether the innermost open container is an object.
@@ -288,6 +310,9 @@ impl Lexer {
                     // Written so that the compiler turns it into vector instructions.
                     if rest[..end].iter().fold(false, |bad, b| bad | (*b < 0x20)) {
                         return Some(self.broken(Problem::Syntax));
+                    }
+                    if is_encoded(&rest[..end]) {
+                        self.encoded += end as u64;
                     }
                     *at += end;
                     match rest.get(end) {

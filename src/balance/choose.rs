@@ -87,6 +87,8 @@ pub struct Candidate {
     /// The share of the prompt that is still in its engine's prefix cache, as far as is known
     /// here.
     pub prefix: f64,
+    /// Tokens that its engine makes of the prompt; 0 = as the request has them.
+    pub prompt: u64,
     /// How many run side by side.
     pub slots: u32,
     /// Prompt tokens a second.
@@ -103,6 +105,13 @@ pub struct Candidate {
     pub rtt: f64,
     /// Seconds that sending this request's body there takes.
     pub upload: f64,
+}
+
+impl Candidate {
+    /// Tokens of the prompt there.
+    pub fn reads(&self, ask: &Ask) -> u64 {
+        if self.prompt > 0 { self.prompt } else { ask.prompt_tokens }
+    }
 }
 
 /// What a request needs.
@@ -256,7 +265,7 @@ pub fn score(c: &Candidate, ask: &Ask, now: Moment) -> Terms {
 
     let slots = c.slots.max(1);
     let beside = c.inflight.saturating_add(c.since).min(slots - 1);
-    let mut tokens = ask.prompt_tokens as f64;
+    let mut tokens = c.reads(ask) as f64;
     if c.loaded_ctx > 0 {
         let kept = if c.session { 1.0 } else { c.prefix.clamp(0.0, 1.0) };
         tokens *= (1.0 - kept).max(SESSION_PROMPT);
@@ -361,7 +370,7 @@ fn window_holds(c: &Candidate, ask: &Ask) -> bool {
         None if c.loaded_ctx > 1 => c.loaded_ctx,
         None => capped(c.default_ctx, c.context),
     };
-    window == 0 || window >= ask.prompt_tokens.max(ask.min_context)
+    window == 0 || window >= c.reads(ask).max(ask.min_context)
 }
 
 fn capped(wanted: u64, most: u64) -> u64 {

@@ -9,6 +9,7 @@ pub mod claims;
 pub mod moves;
 pub mod pace;
 pub mod prefix;
+pub mod prompt;
 pub mod queue;
 pub mod rates;
 mod rest;

@@ -6,6 +6,7 @@
 use serde_json::Value;
 
 use super::event::{EngineListing, Listing, ModelListing, Rates};
+use crate::balance::prompt;
 use crate::types::{Digest, ModelKey};
 
 /// Most offers taken from one node.
@@ -78,6 +79,9 @@ pub(super) fn speed(value: f64) -> f64 {
 pub(super) fn rates(mut rates: Rates) -> Rates {
     for value in [&mut rates.prefill, &mut rates.decode, &mut rates.load_rate, &mut rates.ttft] {
         *value = speed(*value);
+    }
+    if !prompt::BOUNDS.contains(&rates.per_byte) {
+        rates.per_byte = 0.0;
     }
     rates.digest = rates.digest.filter(is_digest);
     rates.size = rates.size.min(MOST_SIZE);

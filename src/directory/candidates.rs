@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use super::heard::Heard;
 use super::snapshot::{Offer, Path};
 use crate::balance::prefix::Print;
+use crate::balance::prompt::Prompt;
 use crate::balance::{Candidate, claims};
 use crate::types::{Accepting, Api, Capabilities, ClientKind, EngineKind, Moment, PathKind};
 
@@ -21,6 +22,8 @@ pub struct Need {
     pub client: ClientKind,
     /// Bytes of the request's body.
     pub bytes: u64,
+    /// What they are, where the prompt's tokens have to be guessed at by them.
+    pub prompt: Prompt,
     /// What its prompt begins with, and its session: where that was read just before, little is
     /// left to read.
     pub print: Print,
@@ -30,16 +33,33 @@ pub struct Need {
 /// `Candidate::index` is the place in `offers`. `out` is cleared first, and keeps its memory.
 pub fn of(offers: &[Arc<Offer>], need: &Need, now: Moment, out: &mut Vec<Candidate>) {
     out.clear();
+    let usual = own_per_byte(offers);
     out.extend(
         offers
             .iter()
             .enumerate()
             .filter(|(_, offer)| offer.endpoint.apis.has(need.api))
-            .map(|(index, offer)| candidate(index, offer, need, now)),
+            .map(|(index, offer)| candidate(index, offer, need, usual, now)),
     );
 }
 
-fn candidate(index: usize, offer: &Offer, need: &Need, now: Moment) -> Candidate {
+/// Tokens that `offer`, one of these, makes of a byte of text: as it counted, or as this node's
+/// own engine counts for the same model; 0 = neither is known. What one peer says of its tokens
+/// is not believed of another's.
+pub fn per_byte(offers: &[Arc<Offer>], offer: &Offer) -> f64 {
+    known_per_byte(offer).unwrap_or_else(|| own_per_byte(offers))
+}
+
+fn known_per_byte(offer: &Offer) -> Option<f64> {
+    Some(offer.cell.per_byte.get()).filter(|known| *known > 0.0)
+}
+
+fn own_per_byte(offers: &[Arc<Offer>]) -> f64 {
+    let mut own = offers.iter().filter(|offer| offer.node.is_this());
+    own.find_map(|offer| known_per_byte(offer)).unwrap_or_default()
+}
+
+fn candidate(index: usize, offer: &Offer, need: &Need, usual: f64, now: Moment) -> Candidate {
     let (cell, node) = (&offer.cell, &offer.node);
     let path = node.tries().next();
     let (prefill, decode) = cell.speeds();
@@ -99,6 +119,7 @@ fn candidate(index: usize, offer: &Offer, need: &Need, now: Moment) -> Candidate
         rtt: path.and_then(|p| p.cell.rtt()).map_or(0.0, |rtt| rtt.as_secs_f64()),
         upload: path.map_or(0.0, |path| upload(path, need.bytes)),
         prefix: cell.keeps(&need.print),
+        prompt: need.prompt.tokens(known_per_byte(offer).unwrap_or(usual)).ceil() as u64,
         // That share says it in more detail.
         session: false,
     }
@@ -161,8 +182,11 @@ mod tests {
     use std::time::Duration;
 
     use super::super::testing::{self, engine, id, listing, model, need, peer};
-    use super::super::{Event, Identity, Registry, Settings, Snapshot, build, writer};
+    use super::super::{
+        Event, Identity, Rates, Registry, Settings, Snapshot, bounds, build, writer,
+    };
     use super::*;
+    use crate::balance::prompt::Count;
     use crate::balance::rates::Sample;
     use crate::types::{ApiSet, ModelKey, NodeName};
 
@@ -252,6 +276,52 @@ mod tests {
         };
         assert_eq!(able(&["tools"]), [true, true]);
         assert_eq!(able(&["vision"]), [true, false]);
+    }
+
+    #[test]
+    fn how_long_a_prompt_is_is_believed_of_each_engine_alone() {
+        let (cells, mut snapshot) = world();
+        let key = ModelKey::parse("tiny").unwrap();
+        cells.path(&id("gpu"), &testing::dial(2)).ok(Moment::ZERO, None);
+        let mut out = Vec::new();
+        let mut see = |snapshot: &Snapshot| {
+            let prompt = Prompt { text: 4000, images: 0 };
+            let offers = &snapshot.models[&key].offers;
+            of(offers, &Need { prompt, ..need(&[]) }, Moment::ZERO, &mut out);
+            for c in &out {
+                let alike = prompt.tokens(per_byte(offers, &offers[c.index])).ceil() as u64;
+                assert_eq!(c.prompt, alike);
+            }
+            out.iter().map(|c| c.prompt).collect::<Vec<_>>()
+        };
+        let count =
+            |tokens| Count { prompt: Prompt { text: 8192, images: 0 }, tokens, ..Count::default() };
+        assert_eq!(see(&snapshot), [1000, 1000]);
+        let peers = |snapshot: &Snapshot| Arc::clone(&snapshot.models[&key].offers[1].cell);
+        // Whatever a peer says, it is of its own tokens, and no more than can be.
+        peers(&snapshot).counted(&count(u64::MAX), Moment::ZERO);
+        assert_eq!(see(&snapshot), [1000, 6000]);
+        // Of one that was never heard our own engine's count holds.
+        peers(&snapshot).per_byte.reset();
+        snapshot.models[&key].offers[0].cell.counted(&count(4096), Moment::ZERO);
+        assert_eq!(see(&snapshot), [2000, 2000]);
+        peers(&snapshot).counted(&count(8192), Moment::ZERO);
+        assert_eq!(see(&snapshot), [2000, 4000]);
+        // An earlier run's word is taken over, within the same bounds.
+        for (was, want) in [(0.5, 2000), (f64::NAN, 1000), (50.0, 1000)] {
+            let (cells, new) = world();
+            let rates = Rates { per_byte: was, ..cells_of(&snapshot) };
+            cells.seed(&id("gpu"), &bounds::rates(rates));
+            snapshot = new;
+            assert_eq!(see(&snapshot), [1000, want], "{was}");
+        }
+    }
+
+    /// A row of what is saved of gpu's model.
+    fn cells_of(snapshot: &Snapshot) -> Rates {
+        let offer = &snapshot.models[&ModelKey::parse("tiny").unwrap()].offers[1];
+        let engine = offer.endpoint.name.to_string();
+        Rates { engine, model: offer.key.as_str().to_owned(), ..Rates::default() }
     }
 
     #[test]

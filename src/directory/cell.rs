@@ -14,6 +14,7 @@ use super::heard::Reported;
 use super::rate::{Lengths, Rate};
 use super::rests::Rests;
 use crate::balance::prefix::{Print, Recent};
+use crate::balance::prompt::{self, Count};
 use crate::balance::rates::{self, Estimate, Reply, Sample};
 use crate::types::{ClientKind, Digest, Moment};
 
@@ -43,6 +44,8 @@ pub struct Cell {
     pub decode: Rate,
     /// Seconds to the first byte of a stream, as seen here.
     pub ttft: Rate,
+    /// Tokens that it makes of a byte of text.
+    pub per_byte: Rate,
     /// Bytes of weights loaded a second: its engine's, whatever the model.
     pub load_rate: Arc<Rate>,
     /// What its engine's speeds are for a model of one byte.
@@ -86,7 +89,7 @@ impl Cell {
             return;
         }
         if std::mem::replace(&mut *about, digest.cloned()).is_some() {
-            for rate in [&self.prefill, &self.decode, &self.ttft] {
+            for rate in [&self.prefill, &self.decode, &self.ttft, &self.per_byte] {
                 rate.reset();
             }
         }
@@ -138,6 +141,13 @@ impl Cell {
         }
         if let Some(sample) = rates::length(reply, self.lengths.of(client)) {
             self.lengths.learn(client, sample, now);
+        }
+    }
+
+    /// Learns how long prompts are there.
+    pub fn counted(&self, count: &Count, now: Moment) {
+        if let Some(sample) = prompt::per_byte(count) {
+            self.per_byte.learn(sample, rates::SPEED, now);
         }
     }
 
@@ -414,6 +424,7 @@ mod tests {
         let cell = Cell::default();
         let (one, two) = (Digest("1".into()), Digest("2".into()));
         cell.decode.set(9.0);
+        cell.per_byte.set(0.5);
         cell.about(Some(&one), 1);
         assert_eq!(cell.decode.get(), 9.0, "nobody knew of what it was");
         cell.about(None, 1);
@@ -421,6 +432,7 @@ mod tests {
         assert_eq!(cell.decode.get(), 9.0);
         cell.about(Some(&two), 1);
         assert_eq!((cell.decode.get(), cell.digest()), (0.0, Some(two)));
+        assert_eq!(cell.per_byte.get(), 0.0);
     }
 
     #[test]

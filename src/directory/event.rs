@@ -343,6 +343,9 @@ pub struct Rates {
     pub load_rate: f64,
     /// Seconds to the first byte.
     pub ttft: f64,
+    /// Tokens of a byte of text.
+    #[serde(default)]
+    pub per_byte: f64,
     /// How long ago one of them was last measured.
     #[serde(skip)]
     pub age: Duration,

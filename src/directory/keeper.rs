@@ -99,8 +99,8 @@ fn print(memory: &[Remembered]) -> u64 {
         let mut plain = Remembered { age: Duration::ZERO, ..node.clone() };
         let known = |value: f64| if value > 0.0 { 1.0 } else { 0.0 };
         for rates in &mut plain.rates {
-            let Rates { prefill, decode, load_rate, ttft, age, .. } = rates;
-            for value in [prefill, decode, load_rate, ttft] {
+            let Rates { prefill, decode, load_rate, ttft, per_byte, age, .. } = rates;
+            for value in [prefill, decode, load_rate, ttft, per_byte] {
                 *value = known(*value);
             }
             *age = Duration::ZERO;

@@ -88,6 +88,7 @@ impl Registry {
             (&cell.decode, rates.decode),
             (&*cell.load_rate, rates.load_rate),
             (&cell.ttft, rates.ttft),
+            (&cell.per_byte, rates.per_byte),
         ] {
             to.recall(Estimate { value, trust: 1.0 }, rates.age);
         }
@@ -115,7 +116,8 @@ impl Registry {
             .iter()
             .filter(|((n, _, _), _)| n == node)
             .map(|((_, engine, model), cell)| {
-                let all = [&cell.prefill, &cell.decode, &cell.ttft, &*cell.load_rate];
+                let all =
+                    [&cell.prefill, &cell.decode, &cell.ttft, &*cell.load_rate, &cell.per_byte];
                 Rates {
                     engine: engine.to_string(),
                     model: model.as_str().to_owned(),
@@ -125,10 +127,14 @@ impl Registry {
                     decode: cell.decode.get(),
                     load_rate: cell.load_rate.get(),
                     ttft: cell.ttft.get(),
+                    per_byte: cell.per_byte.get(),
                     age: all.iter().filter_map(|rate| rate.age(now)).min().unwrap_or_default(),
                 }
             })
-            .filter(|r| r.prefill > 0.0 || r.decode > 0.0 || r.load_rate > 0.0 || r.ttft > 0.0)
+            .filter(|r| {
+                let all = [r.prefill, r.decode, r.load_rate, r.ttft, r.per_byte];
+                all.iter().any(|value| *value > 0.0)
+            })
             .collect();
         rates.sort_by(|a, b| (&a.engine, &a.model).cmp(&(&b.engine, &b.model)));
         rates

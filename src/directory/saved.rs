@@ -282,6 +282,7 @@ mod tests {
             digest: Some(Digest("d1".into())),
             size: 1000,
             decode: 42.5,
+            per_byte: 0.5,
             age: Duration::from_secs(7),
             ..Rates::default()
         };
@@ -338,9 +339,11 @@ mod tests {
         let node = file["nodes"][0].as_object_mut().unwrap();
         node.remove("lengths");
         node.remove("uplinks");
-        node["rates"][0].as_object_mut().unwrap().remove("measured");
+        for field in ["measured", "perByte"] {
+            node["rates"][0].as_object_mut().unwrap().remove(field);
+        }
         let read = decode(file.to_string().as_bytes(), &home(), 5_060).unwrap();
-        assert_eq!(read[0].rates[0].decode, 42.5);
+        assert_eq!((read[0].rates[0].decode, read[0].rates[0].per_byte), (42.5, 0.0));
         assert_eq!(read[0].rates[0].age, Duration::from_secs(5_060));
         assert_eq!((read[0].lengths.len(), read[0].uplinks.len()), (0, 0));
     }

@@ -111,6 +111,7 @@ pub(crate) fn need(words: &[&str]) -> Need {
         capabilities: Capabilities::from_words(words.iter().copied()),
         client: ClientKind::Sdk,
         bytes: 0,
+        prompt: Default::default(),
         print: Default::default(),
     }
 }

@@ -456,6 +456,7 @@ fn a_way_that_stands_by_is_the_last_try_and_keeps_the_models() {
         capabilities: Capabilities::default(),
         client: ClientKind::default(),
         bytes: 0,
+        prompt: Default::default(),
         print: Default::default(),
     };
     let mut found = Vec::new();

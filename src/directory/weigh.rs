@@ -239,7 +239,7 @@ fn speaks_against(offer: &Offer, c: &Candidate, scales: &Scales<'_>, v: &Verdict
         }
         "window" => {
             let window = window(c, scales.ask);
-            let wanted = scales.ask.prompt_tokens.max(scales.ask.min_context);
+            let wanted = c.reads(scales.ask).max(scales.ask.min_context);
             format!("its window of {window} tokens does not hold {wanted}")
         }
         "closed" => offer.says_no(scales.now).unwrap_or_default(),

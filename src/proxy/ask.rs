@@ -14,6 +14,7 @@ use http::{HeaderMap, Request, Uri};
 use crate::api::attempt;
 use crate::api::headers::{self, Target};
 use crate::api::peek::{self, KeepAlive, Peeked};
+use crate::balance::prompt::Prompt;
 use crate::directory::{Offer, Sent};
 use crate::gate;
 use crate::net::Body;
@@ -156,10 +157,10 @@ impl Ask<'_> {
             side: self.asked.side(),
             principal: self.asked.caller.label().into(),
             keep_alive: self.keep_alive.clone().or_else(|| self.said_keep_alive()),
-            predicted: self.predicted(offer),
+            predicted: self.predicted(chosen),
             // Nobody waits for a guess: only where its speed was measured, and of text.
-            reads: if offer.cell.speeds().0 > 0.0 && !self.peeked.images.is_some() {
-                self.reads(offer)
+            reads: if offer.cell.speeds().0 > 0.0 && self.prompt().images == 0 {
+                self.reads(chosen)
             } else {
                 Duration::ZERO
             },
@@ -170,12 +171,23 @@ impl Ask<'_> {
         }
     }
 
+    /// What its body is made of, as far as it is here: the rest will be like that.
+    pub(crate) fn prompt(&self) -> Prompt {
+        let read = self.held.read();
+        let all = self.held.announced().unwrap_or(read).max(read);
+        let share = self.peeked.encoded.min(read) as f64 / read.max(1) as f64;
+        let images = (all as f64 * share) as u64;
+        Prompt { text: all.saturating_sub(images), images }
+    }
+
     /// Counts the request at an offer, from now until what is returned is dropped.
-    pub(crate) fn leaves(&self, offer: &Arc<Offer>, now: Moment) -> Sent {
+    pub(crate) fn leaves(&self, chosen: &Chosen<'_>, now: Moment) -> Sent {
         let bytes = self.held.announced().unwrap_or_else(|| self.held.read());
-        // A large body may be on its way for long, which says nothing of who waits for it.
-        let prompt = (bytes <= QUICK_BODY).then_some(bytes as f64 / 4.0);
-        Sent::new(offer, self.predicted(offer), prompt, now)
+        // A large body may be on its way for long, which says nothing of who waits for it; and
+        // how long an image is read is a guess.
+        let sure = bytes <= QUICK_BODY && self.prompt().images == 0;
+        let prompt = sure.then(|| self.prompt().tokens(chosen.per_byte()));
+        Sent::new(chosen.offer, self.predicted(chosen), prompt, now)
     }
 
     /// What another sidecar calls this request.
@@ -201,22 +213,23 @@ impl Ask<'_> {
     }
 
     /// How long the engine itself will take, from what it did before.
-    fn predicted(&self, offer: &Offer) -> Duration {
-        let cell = &offer.cell;
+    fn predicted(&self, chosen: &Chosen<'_>) -> Duration {
+        let cell = &chosen.offer.cell;
         let (_, decode) = cell.speeds();
         let mut tokens = cell.lengths.of(self.asked.client);
         if let Some(most) = self.most_tokens() {
             tokens = tokens.min(most as f64);
         }
         let seconds = tokens / if decode > 0.0 { decode } else { 25.0 };
-        self.reads(offer) + Duration::from_secs_f64(seconds.clamp(0.0, 3600.0))
+        self.reads(chosen) + Duration::from_secs_f64(seconds.clamp(0.0, 3600.0))
     }
 
     /// How long it will read the prompt: what its window does not hold is cut off.
-    fn reads(&self, offer: &Offer) -> Duration {
+    fn reads(&self, chosen: &Chosen<'_>) -> Duration {
+        let offer = chosen.offer;
         let (prefill, _) = offer.cell.speeds();
         let window = offer.context.map_or(f64::INFINITY, |tokens| tokens as f64);
-        let prompt = (self.held.read() as f64 / 4.0).min(window);
+        let prompt = self.prompt().tokens(chosen.per_byte()).min(window);
         let seconds = prompt / if prefill > 0.0 { prefill } else { 300.0 };
         Duration::from_secs_f64(seconds.clamp(0.0, 3600.0))
     }

@@ -153,7 +153,7 @@ pub(crate) async fn attempt(
 ) -> Result<Accepted, Fail> {
     let (offer, others) = (chosen.offer, chosen.others);
     let started = px.clock.now();
-    let inflight = ask.leaves(offer, started);
+    let inflight = ask.leaves(chosen, started);
     if offer.node.is_this() {
         let ticket = enter_gate(px, ask, chosen).await?;
         let waited = px.clock.now().since(started);

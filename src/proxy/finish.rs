@@ -10,6 +10,7 @@ use std::time::Duration;
 use crate::api::ending::{DoneReason, Usage};
 use crate::balance::pace::{Pace, Seen};
 use crate::balance::prefix::Print;
+use crate::balance::prompt::{Count, Prompt};
 use crate::balance::rates::{self, End, Reply, Sample};
 use crate::directory::{Cell, PathCell, Sent};
 use crate::gate;
@@ -25,7 +26,11 @@ pub(crate) struct Lesson {
     /// Which kind of program asked.
     pub(crate) client: ClientKind,
     /// The print of its prompt.
-    pub(crate) prompt: Print,
+    pub(crate) print: Print,
+    /// What its body is made of, if that is known.
+    pub(crate) prompt: Option<Prompt>,
+    /// Most tokens that the model takes; 0 = not known.
+    pub(crate) window: u64,
     /// Whether the durations in the usage are the engine's own.
     pub(crate) counts: bool,
     /// Whether nothing is written.
@@ -135,7 +140,7 @@ impl Finish {
         let cell = cell.cell();
         let Some(first) = self.first_byte else { return };
         // Whatever became of the answer, the prompt has been read.
-        let prefix = cell.read_before(lesson.prompt);
+        let prefix = cell.read_before(lesson.print);
         let usage = &self.usage;
         if matches!(usage.done_reason, Some(DoneReason::Load | DoneReason::Unload)) {
             return;
@@ -145,6 +150,12 @@ impl Finish {
             if let Some(sample) = Sample::whole(seconds) {
                 cell.ttft.learn(sample, rates::SPEED, now);
             }
+        }
+        if let Some((prompt, tokens)) = lesson.prompt.zip(usage.prompt_tokens) {
+            let windows = [cell.loaded_ctx.load(Relaxed), lesson.window];
+            let window = windows.into_iter().filter(|tokens| *tokens > 1).min().unwrap_or(0);
+            let cached = usage.cached_tokens;
+            cell.counted(&Count { prompt, tokens, cached, prefix, window }, now);
         }
         let seen = Watched {
             outcome,

@@ -107,7 +107,7 @@ fn wants(ask: &Ask<'_>, config: &Config) -> balance::Ask {
     let op = ask.asked.route.op;
     let nothing_written = op == Op::Embed || ask.peeked.is_bare(ask.asked.route.api, op);
     balance::Ask {
-        prompt_tokens: ask.held.announced().unwrap_or_else(|| ask.held.read()) / 4,
+        prompt_tokens: ask.prompt().tokens(0.0) as u64,
         max_output: if nothing_written { Some(0) } else { ask.most_tokens() },
         num_ctx: ask.peeked.load_key(ask.asked.route.api).num_ctx,
         min_context: 0,
@@ -131,6 +131,7 @@ fn need(px: &Proxy, ask: &Ask<'_>) -> Need {
         },
         client: ask.asked.client,
         bytes: ask.held.announced().unwrap_or_else(|| ask.held.read()),
+        prompt: ask.prompt(),
         print: if op.is_inference() { print(px, ask) } else { Print::default() },
     }
 }
@@ -236,7 +237,10 @@ fn lesson(px: &Proxy, ask: &Ask<'_>, offer: &Offer, began: crate::types::Moment)
     let here = offer.node.is_this();
     Lesson {
         client: ask.asked.client,
-        prompt: print(px, ask),
+        print: print(px, ask),
+        // Of a body that is not all here nobody knows yet what it is.
+        prompt: (ask.peeked.is_valid() && ask.held.is_here()).then(|| ask.prompt()),
+        window: offer.context.unwrap_or(0),
         counts: match offer.endpoint.kind {
             EngineKind::Ollama => ask.asked.route.api == Api::Ollama,
             kind => kind == EngineKind::LlamaCpp,

@@ -104,6 +104,11 @@ impl<'a> Chosen<'a> {
         Pass { number: px.next_attempt_id(), budget: self.budget, loads: self.loads }
     }
 
+    /// Tokens that a byte of the prompt is there; 0 = not known.
+    pub(crate) fn per_byte(&self) -> f64 {
+        candidates::per_byte(self.among.offers, self.offer)
+    }
+
     /// What a refusal means for the next attempt. `None`: it put the offer out, as it did not
     /// follow from what this attempt was sent with.
     pub(crate) fn refusal(&self, fail: &Fail) -> Option<Again> {

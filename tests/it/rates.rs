@@ -298,3 +298,34 @@ async fn a_large_body_says_how_fast_the_way_is() {
         assert!(until(so).await, "{chars}: {:?}", uplink().await);
     }
 }
+
+/// Prompts of words, of which no two begin alike.
+fn words(seed: usize, chars: usize) -> String {
+    format!("{seed} ").repeat(chars / 2).chars().take(chars).collect()
+}
+
+/// How long the laptop thinks that a request would wait at gpu.
+async fn wait_at_gpu(world: &World) -> f64 {
+    let explain = get(world.node("laptop").admin(), "/explain?model=count&promptTokens=10");
+    let explain = explain.send().await.json();
+    explain["candidates"][0]["seconds"]["wait"].as_f64().unwrap_or_else(|| panic!("{explain:#}"))
+}
+
+/// The engine counts a token a byte. Whoever takes four bytes for one expects the answer four
+/// times as soon, and thinks that its node lies.
+#[tokio::test]
+async fn who_reads_longer_prompts_than_most_is_not_taken_for_a_liar() {
+    let reads = EngineSpec { prefill: Duration::from_micros(300), ..spec() };
+    let world = World::pair_of(EngineSpec { token: ms(1), ..reads }).await;
+    for seed in 1..=4 {
+        let body = json!({
+            "model": "count", "prompt": words(seed, 3000), "options": { "num_predict": 1 },
+        });
+        let answer = world.post("laptop", "/api/generate", body.to_string()).send().await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        // Its speed is in its report before the next one goes.
+        tokio::time::sleep(ms(300)).await;
+    }
+    let wait = wait_at_gpu(&world).await;
+    assert!(wait < 0.5, "it is free, and is expected to make a request wait {wait} s");
+}

@@ -119,6 +119,8 @@ pub struct Peeked {
     pub num_ctx: Option<At<i64>>,
     /// `options.num_predict`.
     pub num_predict: Option<At<i64>>,
+    /// Bytes of images and the like, wherever they stand: base64, which is no text.
+    pub encoded: u64,
     /// The other `options` that belong to the runner, as compact JSON.
     pub runner: BTreeMap<String, String>,
 }

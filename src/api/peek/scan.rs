@@ -99,6 +99,7 @@ impl Scanner {
     /// What the body says, now that it is whole.
     pub fn finish(mut self) -> Peeked {
         self.out.problem = self.lexer.end();
+        self.out.encoded = self.lexer.encoded();
         if let (Some(model), Some(name)) = (&self.out.model, &self.out.name) {
             let (model, name) = (model.value.as_str(), name.value.as_str());
             if !model.is_empty() && !name.is_empty() && model != name {

@@ -69,6 +69,28 @@ fn other_letter_case_is_told() {
 }
 
 #[test]
+fn images_are_told_from_text_wherever_they_stand() {
+    let image = "iVBORw0KGgoAAAANSUhEUg".repeat(200);
+    let text = "Four score and seven years ago our fathers brought forth. ".repeat(80);
+    let chinese = "四十七年前我们的先辈在这块大陆上创建了一个新的国家".repeat(100);
+    let check = |body: String, want: usize| {
+        for step in [body.len(), 3000] {
+            let encoded = peek_in(body.as_bytes(), step).encoded as usize;
+            let near = if step == body.len() { 0 } else { 2 * 1024 };
+            assert!(encoded <= want && encoded + near >= want, "{encoded} of {want}: {body}");
+        }
+    };
+    check(format!(r#"{{"prompt":"x","images":["{image}","{image}"]}}"#), 2 * image.len());
+    check(format!(r#"{{"messages":[{{"content":"x","images":["{image}"]}}]}}"#), image.len());
+    let url = format!("data:image/png;base64,{image}");
+    let part = format!(r#"{{"type":"image_url","image_url":{{"url":"{url}"}}}}"#);
+    check(format!(r#"{{"messages":[{{"content":[{part}]}}]}}"#), url.len());
+    for words in [&text, &chinese, &"short".to_owned(), &"x\n".repeat(900)] {
+        check(format!(r#"{{"prompt":"{words}","system":"{words}"}}"#), 0);
+    }
+}
+
+#[test]
 fn loads_and_unloads_are_told_from_work() {
     let of = |body: &str, op| {
         let p = peek(body.as_bytes());

@@ -81,6 +81,8 @@ fn the_better_of_two_wins() {
     let long = Ask { prompt_tokens: 4000, ..a };
     wins(Candidate { session: true, ..c }, c, &long);
     wins(Candidate { prefix: 0.6, ..c }, Candidate { prefix: 0.1, ..c }, &long);
+    wins(Candidate { prompt: 1000, ..c }, c, &long);
+    wins(c, Candidate { prompt: c.loaded_ctx + 1, decode: 1e4, ..c }, &a);
 }
 
 #[test]
@@ -216,7 +218,7 @@ prop_compose! {
             since: small[3], wait, session: flags[6], prefix: f[0], closed: false,
             held: if flags[7] { "slow start" } else { "" },
             prefill: f[0], decode: f[1], load_rate: f[2], out_tokens: f[3], rtt: f[4],
-            upload: f[5],
+            upload: f[5], prompt: if flags[2] { n[4] } else { 0 },
         }
     }
 }

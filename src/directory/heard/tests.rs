@@ -33,6 +33,7 @@ fn need() -> candidates::Need {
         capabilities: Capabilities::default(),
         client: ClientKind::Other,
         bytes: 0,
+        prompt: Default::default(),
         print: Default::default(),
     }
 }
