@@ -102,6 +102,48 @@ pub fn ps(rows: &[PsRow<'_>], per_node: bool) -> Bytes {
     body(&json!({ "models": shown }))
 }
 
+/// A list's body with these rows behind its own, of which those stay whose name `keep` names.
+/// `list` and `name` are the members that hold the rows and a row's name.
+pub fn extended(
+    body: &[u8],
+    list: &str,
+    name: &str,
+    keep: impl Fn(&str) -> bool,
+    rows: Vec<Value>,
+) -> Bytes {
+    let Ok(mut value) = serde_json::from_slice::<Value>(body) else {
+        return Bytes::copy_from_slice(body);
+    };
+    if let Some(Value::Array(list)) = value.get_mut(list) {
+        list.retain(|row| row.get(name).and_then(Value::as_str).is_some_and(&keep));
+        list.extend(rows);
+    }
+    let end = if body.ends_with(b"\n") { "\n" } else { "" };
+    Bytes::from(format!("{value}{end}"))
+}
+
+/// A row of `/api/tags` that says where its model is.
+pub fn mesh_row(row: Value, nodes: &[NodeName]) -> Value {
+    with_mesh(row, json!({ "nodes": names(nodes) }))
+}
+
+/// A row of `/v1/models` made from one of `/api/tags`.
+pub fn as_openai(row: &Value) -> Value {
+    let id = row.get("name").and_then(Value::as_str).unwrap_or_default();
+    let model = openai_model(row, id.strip_suffix(":latest").unwrap_or(id));
+    match row.get("mesh") {
+        Some(mesh) => with_mesh(model, mesh.clone()),
+        None => model,
+    }
+}
+
+/// A digest for what has no content here: the same for a name on every node and day.
+pub fn digest(name: &str) -> String {
+    use sha2::{Digest as _, Sha256};
+    let hash = Sha256::digest(name.as_bytes());
+    hash.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// A row of `/v1/models` made from whatever row there is.
 fn openai_model(row: &Value, id: &str) -> Value {
     let created = row.get("created").and_then(Value::as_i64);

@@ -70,6 +70,11 @@ pub enum Wish {
     LanList,
     /// Forget local networks.
     LanForget(Which),
+    /// Ask nothing on the internet, or do so again.
+    Offline {
+        /// Whether nothing is asked.
+        on: bool,
+    },
     /// Take nothing from other nodes.
     Pause {
         /// For how many seconds; until it is taken back without.

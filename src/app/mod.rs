@@ -11,6 +11,7 @@ mod doors;
 mod measure;
 mod networks;
 mod observe;
+mod offline;
 mod pins;
 mod preload;
 mod reload;
@@ -47,6 +48,7 @@ use crate::types::{ListenerKind, NodeName, Timing};
 
 use connections::Connections;
 use doors::Doors;
+use offline::Offline;
 use router::Router;
 use sharing::Sharing;
 
@@ -105,6 +107,7 @@ pub struct App {
     config: watch::Sender<Arc<Config>>,
     settings: Arc<ArcSwap<proxy::Settings>>,
     gates: Arc<Gates>,
+    offline: Offline,
     sharing: Arc<Sharing>,
     draining: watch::Sender<bool>,
     drain: Duration,
@@ -131,6 +134,7 @@ impl App {
         let clock = Clock::start();
         let metrics = Metrics::new()?;
         let events = Events::new();
+        let offline = Offline::open(state.clone(), &mut config, &events);
         let timing = Arc::new(timing);
         let name = NodeName::from_dns(&name);
         let config = Arc::new(config);
@@ -196,6 +200,8 @@ impl App {
         });
 
         let settings = Arc::new(ArcSwap::from_pointee(proxy::Settings::new(Arc::clone(&config))));
+        // Before the first prompt, not after it.
+        settings.load().chains.said().iter().for_each(|line| tracing::info!("{line}"));
         let own = Arc::new(ArcSwap::from_pointee(proxy::Own::default()));
         let proxy = Proxy::new(proxy::Parts {
             directory: Arc::clone(&directory),
@@ -336,6 +342,7 @@ impl App {
             config: config_tx,
             settings,
             gates,
+            offline,
             sharing,
             draining,
             drain: timing.drain,

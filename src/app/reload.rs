@@ -62,6 +62,13 @@ impl App {
     /// began with.
     pub fn reload(&self, mut config: Config) {
         config.origin.loaded_at = Some(SystemTime::now());
+        self.offline.apply(&mut config);
+        self.put_in_force(config);
+        tracing::info!("the configuration was read again");
+    }
+
+    /// Takes a configuration over as it is.
+    pub(super) fn put_in_force(&self, config: Config) {
         let old = Arc::clone(&self.config.borrow());
         if old.listen != config.listen || old.admin_listen != config.admin_listen {
             tracing::warn!("a change of `listen` or `admin.listen` needs a restart");
@@ -70,7 +77,9 @@ impl App {
             tracing::warn!("{warning}");
         }
         let config = Arc::new(config);
-        self.settings.store(Arc::new(proxy::Settings::new(Arc::clone(&config))));
+        let settings = proxy::Settings::new(Arc::clone(&config));
+        settings.chains.said().iter().for_each(|line| tracing::info!("{line}"));
+        self.settings.store(Arc::new(settings));
         self.gates.set_limit(config.limits.queue);
         self.trust.set_bounds(Bounds::of(&config));
         let settings = directory_settings(&config, &self.proxy.timing);
@@ -82,6 +91,5 @@ impl App {
             *probes = Some(self.looking.start(&config, &self.directory, &self.proxy.timing));
         }
         self.config.send_replace(config);
-        tracing::info!("the configuration was read again");
     }
 }

@@ -24,6 +24,7 @@ impl App {
             Wish::LanAllow { seconds } => self.lan_allow(seconds).await,
             Wish::LanList => self.lan_list(),
             Wish::LanForget(which) => self.lan_forget(&which).await,
+            Wish::Offline { on } => self.offline(on).await,
             Wish::Pause { seconds } => self.sharing.pause(seconds.map(Duration::from_secs)).await,
             Wish::Drain => self.sharing.drain().await,
             Wish::Resume => self.sharing.resume().await,

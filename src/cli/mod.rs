@@ -10,8 +10,10 @@ mod check;
 mod demo;
 mod doctor;
 mod explain;
+mod import;
 mod lan;
 mod models;
+mod offline;
 mod order;
 mod requests;
 mod running;
@@ -69,6 +71,10 @@ enum Command {
     Trust(trust::Args),
     /// Decide on which local networks this node may be used.
     Lan(lan::Args),
+    /// Print the agents and providers of an openclaw.json as a configuration of tailherd's.
+    Import(import::Args),
+    /// Ask nothing on the internet: no hosted provider, no cloud model, no pull.
+    Offline(offline::Args),
     /// Take no requests of other nodes for a while. Those that run, end.
     Pause(sharing::Pause),
     /// Take requests of other nodes again, after `pause` or `drain`.
@@ -171,6 +177,8 @@ fn dispatch(command: Command, context: Context<'_>) -> Result<(), Failure> {
         Command::Doctor(args) => runtime()?.block_on(doctor::run(args, context)),
         Command::Trust(args) => runtime()?.block_on(trust::run(args, context)),
         Command::Lan(args) => runtime()?.block_on(lan::run(args, context)),
+        Command::Import(args) => import::run(args, context),
+        Command::Offline(args) => runtime()?.block_on(offline::run(args, context)),
         Command::Pause(args) => runtime()?.block_on(sharing::pause(args, context)),
         Command::Resume => runtime()?.block_on(sharing::resume(context)),
         Command::Drain(args) => runtime()?.block_on(sharing::drain(args, context)),
@@ -215,7 +223,7 @@ mod tests {
     fn an_order_to_nobody_fails_and_says_how_to_start_one() {
         let folder = tempfile::tempdir().unwrap();
         let env = || FixedEnv::default().with("TAILHERD_STATE", folder.path().to_str().unwrap());
-        for args in [&["pause", "2h"][..], &["resume"], &["drain"]] {
+        for args in [&["pause", "2h"][..], &["resume"], &["drain"], &["offline", "on"]] {
             let (code, out, err) = tailherd(env(), args);
             assert_eq!((code, out.as_str()), (1, ""), "{args:?}");
             assert!(err.contains("tailherd serve"), "{err}");
@@ -228,12 +236,15 @@ mod tests {
     fn check_says_what_it_found() {
         let env = || {
             FixedEnv::default()
-                .with_file("/good", "{ agents: { a: {} } }")
+                .with_file("/good", "{ admin: { prometheusFile: '/x' } }")
                 .with_file("/bad", "{ lisen: [] }")
         };
         let (code, out, err) = tailherd(env(), &["check", "/good"]);
         assert_eq!((code, err.as_str()), (0, ""));
-        assert!(out.contains("/good: good") && out.contains("agents has no effect"), "{out}");
+        assert!(
+            out.contains("/good: good") && out.contains("admin.prometheusFile has no effect"),
+            "{out}"
+        );
         for args in [&["check", "/bad"][..], &["--config", "/bad", "check"]] {
             let (code, out, err) = tailherd(env(), args);
             assert_eq!((code, out.as_str()), (2, ""));

@@ -8,10 +8,6 @@ use super::written::Config;
 
 /// The path of each such key, and what will act on it.
 const LATER: &[(&str, &str)] = &[
-    ("agents", "named chains of models"),
-    ("models.mode", "hosted providers"),
-    ("models.providers", "hosted providers"),
-    ("failover.billingCooldown", "hosted providers"),
     ("admin.prometheusFile", "the file for Prometheus"),
 ];
 

@@ -7,6 +7,7 @@
 //! made from it. Nothing here opens a socket or asks the time, and a file is read only through
 //! [`Env`].
 
+pub mod chains;
 mod depth;
 mod env;
 mod error;
@@ -14,6 +15,7 @@ mod example;
 mod expand;
 mod find;
 mod forms;
+mod hosted;
 mod later;
 mod openclaw;
 mod overrides;

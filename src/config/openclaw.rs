@@ -1,6 +1,6 @@
 //! Blocks pasted from openclaw.json: what of them we know.
 //!
-//! `agents` and `models.providers` are kept as JSON, so that a block works as it is; a key we
+//! `agents` and `models.providers` are read from JSON, so that a block works as it is; a key we
 //! do not know is worth a warning, never an error. A provider whose key is missing from the
 //! environment is off, with a warning.
 
@@ -9,10 +9,13 @@ use serde_json::{Map, Value};
 use super::env::Env;
 use super::error::nearest;
 use super::expand::expand;
+use super::hosted;
+use super::run::{Agent, Agents, Place, Provider};
+use crate::types::Class;
 
 /// What may stand in one agent.
 const AGENT: &[&str] =
-    &["model", "models", "imageModel", "minContext", "where", "priority", "maxConcurrent"];
+    &["id", "model", "models", "imageModel", "minContext", "where", "priority", "maxConcurrent"];
 /// Keys beside the agents themselves in OpenClaw's current form.
 const AGENTS: &[&str] = &["ownership", "entries", "list"];
 const CHAIN: &[&str] = &["primary", "fallbacks"];
@@ -27,6 +30,9 @@ const PROVIDER: &[&str] = &[
     "scope",
     "timeoutSeconds",
     "users",
+    "body",
+    "limit",
+    "budget",
 ];
 const MODEL: &[&str] = &[
     "id",
@@ -44,33 +50,97 @@ const MODEL: &[&str] = &[
 ];
 const COST: &[&str] = &["input", "output", "cacheRead", "cacheWrite"];
 
-/// Warns of keys in `agents` that we do not know.
+/// Reads `agents`: named ones beside `defaults`, or below `entries` as OpenClaw has them now.
+/// What is odd is worth a warning.
 pub(super) fn agents<'a>(
     agents: impl IntoIterator<Item = (&'a String, &'a Value)>,
     warnings: &mut Vec<String>,
-) {
+) -> Agents {
+    let mut read = Agents::default();
     for (name, agent) in agents {
         let at = format!("agents.{name}");
         match (name.as_str(), agent) {
             ("entries", Value::Object(entries)) => {
                 for (name, agent) in entries {
-                    one_agent(&format!("{at}.{name}"), agent, warnings);
+                    named(&mut read, &format!("{at}.{name}"), name, agent, warnings);
+                }
+            }
+            ("list", Value::Array(list)) => {
+                for (i, agent) in list.iter().enumerate() {
+                    let name = agent.get("id").and_then(Value::as_str).unwrap_or_default();
+                    named(&mut read, &format!("{at}[{i}]"), name, agent, warnings);
+                }
+            }
+            ("defaults", _) => {
+                read.defaults = one_agent(&at, agent, warnings);
+                let models = agent.get("models").and_then(Value::as_object);
+                for (target, entry) in models.into_iter().flatten() {
+                    if let Some(alias) = entry.get("alias").and_then(Value::as_str) {
+                        read.aliases.push((alias.to_owned(), target.clone()));
+                    }
                 }
             }
             (name, _) if AGENTS.contains(&name) => {}
-            _ => one_agent(&at, agent, warnings),
+            (name, _) => named(&mut read, &at, name, agent, warnings),
         }
+    }
+    // Whoever says nothing of its own does as the defaults do.
+    let models = read.defaults.as_ref().map(|d| d.models.clone()).unwrap_or_default();
+    for agent in read.named.values_mut().filter(|agent| agent.models.is_empty()) {
+        agent.models.clone_from(&models);
+    }
+    read
+}
+
+fn named(read: &mut Agents, at: &str, name: &str, agent: &Value, warnings: &mut Vec<String>) {
+    let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if name.is_empty() || !name.chars().all(good) {
+        warnings.push(format!("{at} is not used: `{name}` cannot be asked for as a model"));
+    } else if let Some(agent) = one_agent(at, agent, warnings) {
+        read.named.insert(name.to_ascii_lowercase(), agent);
     }
 }
 
-fn one_agent(at: &str, agent: &Value, warnings: &mut Vec<String>) {
-    let Some(agent) = object(at, agent, warnings) else { return };
+fn one_agent(at: &str, agent: &Value, warnings: &mut Vec<String>) -> Option<Agent> {
+    let agent = object(at, agent, warnings)?;
     known(at, agent, AGENT, warnings);
     for key in ["model", "imageModel"] {
         if let Some(Value::Object(chain)) = agent.get(key) {
             known(&format!("{at}.{key}"), chain, CHAIN, warnings);
         }
     }
+    let mut models = Vec::new();
+    match agent.get("model") {
+        Some(Value::String(primary)) => models.push(primary.clone()),
+        Some(Value::Object(chain)) => {
+            let text = |value: &Value| value.as_str().map(str::to_owned);
+            let fallbacks = chain.get("fallbacks").and_then(Value::as_array);
+            models.extend(chain.get("primary").and_then(text));
+            models.extend(fallbacks.into_iter().flatten().filter_map(text));
+        }
+        _ => {}
+    }
+    let mut word = |key: &str, words: &[&str]| {
+        let said = agent.get(key).and_then(Value::as_str)?;
+        if !words.contains(&said) {
+            let words = words.join(", ");
+            warnings.push(format!("{at}.{key}: `{said}` is none of {words} and is not used"));
+        }
+        Some(said)
+    };
+    let place = match word("where", &["self", "mine", "mesh"]) {
+        Some("self") => Some(Place::This),
+        Some("mine") => Some(Place::Mine),
+        Some("mesh") => Some(Place::Mesh),
+        _ => None,
+    };
+    let priority = match word("priority", &["interactive", "batch"]) {
+        Some("interactive") => Some(Class::Interactive),
+        Some("batch") => Some(Class::Batch),
+        _ => None,
+    };
+    let min_context = agent.get("minContext").and_then(Value::as_u64).unwrap_or(0);
+    Some(Agent { models, min_context, place, priority })
 }
 
 /// Fills the variables of one provider in and warns of keys we do not know; `None` if it is off.
@@ -79,7 +149,7 @@ pub(super) fn provider(
     provider: &Value,
     env: &dyn Env,
     warnings: &mut Vec<String>,
-) -> Option<Value> {
+) -> Option<Provider> {
     let at = format!("models.providers.{name}");
     let map = object(&at, provider, warnings)?;
     known(&at, map, PROVIDER, warnings);
@@ -92,7 +162,11 @@ pub(super) fn provider(
             known(&format!("{at}.cost"), cost, COST, warnings);
         }
     }
-    match filled(provider, env) {
+    let read = filled(provider, env).and_then(|filled| {
+        let map = filled.as_object().ok_or("it is no object")?;
+        hosted::read(name, map, env)
+    });
+    match read {
         Ok(provider) => Some(provider),
         Err(why) => {
             warnings.push(format!("{at} is off: {why}"));

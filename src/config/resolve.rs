@@ -3,14 +3,16 @@
 //! Every free text has its variables filled in, then is read; a value that cannot be is
 //! refused with its path, and the caller finds the place.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::env::Env;
 use super::error::{Step, Wrong};
 use super::expand::expand;
 use super::forms::{Size, WordOr};
-use super::{later, openclaw, read, run, written};
+use super::{chains, later, openclaw, read, run, written};
 use crate::types::{Class, NodeName, Who};
 
 /// Fills everything in.
@@ -18,7 +20,7 @@ pub(super) fn resolve(w: &written::Config, env: &dyn Env) -> Result<run::Config,
     let root = At { env, up: None };
     let mut warnings = later::warnings(w);
     let listen = root.key("listen").all(&w.listen, read::listen)?;
-    openclaw::agents(&w.agents, &mut warnings);
+    let agents = openclaw::agents(&w.agents, &mut warnings);
     let models = models(&root.key("models"), &w.models, &mut warnings)?;
     let defaults = written::Config::default();
     Ok(run::Config {
@@ -66,9 +68,9 @@ pub(super) fn resolve(w: &written::Config, env: &dyn Env) -> Result<run::Config,
             written::Variants::Strict => run::Variants::Strict,
             written::Variants::Merge => run::Variants::Merge,
         },
-        agents: w.agents.clone(),
+        agents,
         models,
-        aliases: aliases(&root.key("aliases"), w, &mut warnings)?,
+        aliases: aliases(&root.key("aliases"), w)?,
         priority: root.key("priority").each(&w.priority, priority)?,
         failover: failover(&root.key("failover"), &w.failover)?,
         limits: limits(&root.key("limits"), &w.limits)?,
@@ -326,27 +328,28 @@ fn models(
     w: &written::Models,
     warnings: &mut Vec<String>,
 ) -> Result<run::Models, Wrong> {
+    let (mut providers, mut off) = (BTreeMap::new(), Vec::new());
+    for (name, provider) in &w.providers {
+        // `ollama/x` is this mesh, whatever a block pasted from openclaw.json says of it.
+        if name == chains::MESH {
+            continue;
+        }
+        match openclaw::provider(name, provider, at.env, warnings) {
+            Some(provider) => drop(providers.insert(name.clone(), Arc::new(provider))),
+            None => off.push(name.clone()),
+        }
+    }
     Ok(run::Models {
         replace: w.mode == written::Mode::Replace,
         show: at.key("show").all(&w.show, read::pattern)?,
         hide: at.key("hide").all(&w.hide, read::pattern)?,
-        providers: w
-            .providers
-            .iter()
-            .filter_map(|(name, provider)| {
-                let provider = openclaw::provider(name, provider, at.env, warnings)?;
-                Some((name.clone(), provider))
-            })
-            .collect(),
+        providers,
+        off,
     })
 }
 
 /// The most particular first: whole names, then patterns, the longer ones before.
-fn aliases(
-    at: &At<'_>,
-    w: &written::Config,
-    warnings: &mut Vec<String>,
-) -> Result<Vec<(String, String)>, Wrong> {
+fn aliases(at: &At<'_>, w: &written::Config) -> Result<Vec<(String, String)>, Wrong> {
     let mut aliases = Vec::with_capacity(w.aliases.len());
     for (name, target) in &w.aliases {
         let at = at.key(name);
@@ -355,12 +358,11 @@ fn aliases(
             return Err(at.wrong("at most one `*` may stand in the name of an alias"));
         }
         let target = at.text(target)?;
-        let model = target.strip_prefix("ollama/").unwrap_or(&target);
-        read::model(model).map_err(|what| at.wrong(what))?;
         let hosted =
             target.split_once('/').is_some_and(|(p, _)| w.models.providers.contains_key(p));
-        if hosted {
-            warnings.push(format!("aliases.{name} names a hosted model: those come later"));
+        if !hosted {
+            let model = target.strip_prefix("ollama/").unwrap_or(&target);
+            read::model(model).map_err(|what| at.wrong(what))?;
         }
         aliases.push((name.clone(), target));
     }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 pub use crate::types::ShareWhen;
-use crate::types::{Class, Verbs, Who};
+use crate::types::{Class, Dial, ProviderApi, Secret, Verbs, Via, Who};
 
 /// The configuration as run. Made only by [`super::parse`] and [`super::load`].
 #[derive(Debug, Clone, PartialEq)]
@@ -54,7 +54,7 @@ pub struct Config {
     /// Whether copies with other weights under one name count as one model.
     pub variants: Variants,
     /// Named chains.
-    pub agents: BTreeMap<String, serde_json::Value>,
+    pub agents: Agents,
     /// `models.*`: hosted providers and what is shown.
     pub models: Models,
     /// Other names of models (may hold one `*`) and what they mean, the most particular first.
@@ -287,8 +287,160 @@ pub struct Models {
     pub show: Vec<String>,
     /// Globs of what is not.
     pub hide: Vec<String>,
-    /// `models.providers`, as written.
-    pub providers: BTreeMap<String, serde_json::Value>,
+    /// `models.providers` that can be used.
+    pub providers: BTreeMap<String, Arc<Provider>>,
+    /// The names of those that are off (no key, no address): a chain passes over them.
+    pub off: Vec<String>,
+}
+
+/// A hosted provider, or another server that speaks a provider's dialect.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Provider {
+    /// Its name in `models.providers`.
+    pub name: Arc<str>,
+    /// Its origin, and the path below which its routes stand.
+    pub server: Server,
+    /// What it speaks.
+    pub api: ProviderApi,
+    /// How it is told who pays.
+    pub auth: Auth,
+    /// Further headers of its own. They may hold keys.
+    pub headers: Vec<(String, Secret)>,
+    /// Members of every request's body.
+    pub body: serde_json::Map<String, serde_json::Value>,
+    /// Its models.
+    pub models: Vec<HostedModel>,
+    /// Whether it may be asked for models that are not listed: none is.
+    pub open: bool,
+    /// How many requests it takes.
+    pub limit: Limit,
+    /// Most dollars a day.
+    pub budget: Option<f64>,
+    /// Who may use it; `None` = whoever may use hosted providers at all.
+    pub users: Option<Vec<Who>>,
+    /// How long the beginning of an answer is awaited, and the longest pause in it.
+    pub timeout: Option<Duration>,
+    /// How far away it is.
+    pub reach: Reach,
+    /// The proxy through which it is reached.
+    pub via: Option<Via>,
+}
+
+/// How a provider is told who pays.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Auth {
+    /// Not at all.
+    None,
+    /// `Authorization: Bearer`.
+    Bearer(Secret),
+    /// A header of its own.
+    Header(&'static str, Secret),
+}
+
+/// How far away a provider is, the nearest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Reach {
+    /// On this machine.
+    Here,
+    /// On a network of this machine, or in the tailnet.
+    Near,
+    /// On the internet: absent when `offline`.
+    Far,
+}
+
+/// One model of a provider.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct HostedModel {
+    /// What the provider calls it.
+    pub id: Arc<str>,
+    /// What is spoken for this model, if not what the provider speaks.
+    pub api: Option<ProviderApi>,
+    /// Its context window, in tokens.
+    pub context: Option<u64>,
+    /// Most tokens of an answer.
+    pub max_tokens: Option<u64>,
+    /// Whether it reads images.
+    pub vision: bool,
+    /// Whether it thinks.
+    pub reasoning: bool,
+    /// What it costs.
+    pub cost: Cost,
+}
+
+/// Dollars for a million tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+#[expect(missing_docs, reason = "the words of openclaw.json")]
+pub struct Cost {
+    pub input: f64,
+    pub output: f64,
+    pub cache_read: f64,
+    pub cache_write: f64,
+}
+
+/// How many requests a provider takes (free tiers), so that a step is passed over before it
+/// answers 429.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Limit {
+    /// In any sixty seconds.
+    pub per_minute: Option<u32>,
+    /// From midnight to midnight, UTC.
+    pub per_day: Option<u32>,
+}
+
+impl Provider {
+    /// What is known of one of its models; `None` if it cannot be asked for it.
+    pub fn model(&self, id: &str) -> Option<HostedModel> {
+        let listed = self.models.iter().find(|m| m.id.eq_ignore_ascii_case(id)).cloned();
+        listed.or_else(|| {
+            (self.open && !id.is_empty())
+                .then(|| HostedModel { id: id.into(), ..HostedModel::default() })
+        })
+    }
+
+    /// Where a connection to it goes.
+    pub fn dial(&self) -> Dial {
+        let Server { host, port, tls, .. } = &self.server;
+        let (host, port, tls) = (Arc::clone(host), *port, *tls);
+        match self.reach {
+            Reach::Far => Dial::Hosted { host, port, tls, via: self.via.clone().map(Arc::new) },
+            Reach::Here | Reach::Near => Dial::Configured { host, port, tls },
+        }
+    }
+}
+
+/// `agents`.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Agents {
+    /// `agents.defaults`: for whoever asks for its primary.
+    pub defaults: Option<Agent>,
+    /// The others, by name in lower case.
+    pub named: BTreeMap<String, Agent>,
+    /// `alias` entries of `agents.defaults.models`: another name, and what it means.
+    pub aliases: Vec<(String, String)>,
+}
+
+/// One agent.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Agent {
+    /// What it asks, the first one first, as written (`ollama/x`, `provider/x`).
+    pub models: Vec<String>,
+    /// The shortest context window that will do, in tokens; 0 = any.
+    pub min_context: u64,
+    /// Where its answers may come from.
+    pub place: Option<Place>,
+    /// The class of its requests.
+    pub priority: Option<Class>,
+}
+
+/// `where`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// This node only.
+    This,
+    /// Nodes of this node's owner.
+    Mine,
+    /// The mesh, and no hosted provider.
+    Mesh,
 }
 
 /// One rule of `priority`.
@@ -344,7 +496,8 @@ pub struct Log {
 impl Config {
     /// Whether a rule names users of this machine (`uid:N`).
     pub fn names_users(&self) -> bool {
-        let rules = self.access.iter().flatten();
-        rules.flat_map(|rule| &rule.from).any(|who| matches!(who, Who::Uid(_)))
+        let rules = self.access.iter().flatten().flat_map(|rule| &rule.from);
+        let spenders = self.models.providers.values().flat_map(|p| p.users.iter().flatten());
+        rules.chain(spenders).any(|who| matches!(who, Who::Uid(_)))
     }
 }

@@ -234,15 +234,13 @@ fn a_block_pasted_from_openclaw_works_and_what_is_unknown_warns() {
         &env,
     )
     .unwrap();
-    assert_eq!(c.models.providers["here"]["apiKey"], "k");
+    assert_eq!(c.models.providers["here"].auth, Auth::Bearer(crate::types::Secret::new("k")));
     assert!(!c.models.providers.contains_key("gone"), "a provider without its key is off");
     for part in [
         "agents.defaults.model: unknown key `fallback` is not used (did you mean `fallbacks`?)",
         "agents.coding: unknown key `modle` is not used (did you mean `model`?)",
         "models.providers.here.models[0]: unknown key `coast` is not used (did you mean `cost`?)",
         "models.providers.gone is off: the environment variable `NO_KEY` is not set",
-        "agents has no effect in this version",
-        "models.providers has no effect in this version",
     ] {
         assert!(c.warnings.iter().any(|w| w.contains(part)), "{part}: {:?}", c.warnings);
     }
@@ -252,7 +250,7 @@ fn a_block_pasted_from_openclaw_works_and_what_is_unknown_warns() {
 #[test]
 fn keys_without_a_behaviour_say_so_when_they_are_set() {
     for (text, path) in [
-        ("{ agents: { a: {} } }", Some("agents")),
+        ("{ agents: { a: {} } }", None),
         ("{ priority: [{ match: { path: '/x' }, class: 'batch' }] }", None),
         ("{ share: { when: 'mine', quiet: ['22:00-07:00'], loads: 'any', inflight: 1 } }", None),
         ("{ share: { idleAfter: '1m', metered: true } }", None),

@@ -142,8 +142,14 @@ pub(super) fn host(dial: &Dial) -> String {
         Dial::Loopback(addr) | Dial::Tailnet(addr) | Dial::Lan { addr, .. } => {
             format!("localhost:{}", addr.port())
         }
-        Dial::Configured { host, port, .. } if host.contains(':') => format!("[{host}]:{port}"),
-        Dial::Configured { host, port, .. } => format!("{host}:{port}"),
+        Dial::Configured { host, port, .. } | Dial::Hosted { host, port, .. }
+            if host.contains(':') =>
+        {
+            format!("[{host}]:{port}")
+        }
+        Dial::Configured { host, port, .. } | Dial::Hosted { host, port, .. } => {
+            format!("{host}:{port}")
+        }
     }
 }
 

@@ -32,9 +32,10 @@ use super::device::{Device, device_of};
 use super::lan::{Dialler, LanView};
 use super::localapi::{ApiError, Current};
 use super::sockets::Sockets;
+use super::tunnel;
 use super::view::{TailnetNode, TailnetView, is_tailnet_range};
 use crate::trust::{Trust, tls};
-use crate::types::{Dial, NodeId, PublicKey, Timing};
+use crate::types::{Dial, NodeId, PublicKey, Timing, Via};
 
 /// Why there is no connection. Each of these happens before anything was sent, so another
 /// node or another path may always be tried.
@@ -205,6 +206,13 @@ impl Connector {
                 let io = self.configured(host, *port).await?;
                 if *tls { self.tls(io, host).await } else { Ok(io) }
             }
+            Dial::Hosted { host, port, tls, via } => {
+                let io = match via {
+                    None => self.configured(host, *port).await?,
+                    Some(via) => self.through(via, host, *port).await?,
+                };
+                if *tls { self.tls(io, host).await } else { Ok(io) }
+            }
         }
     }
 
@@ -220,7 +228,7 @@ impl Connector {
                 let lan = self.0.lan.as_ref();
                 lan.is_some_and(|lan| lan.permit(node, *addr, key).is_ok())
             }
-            Dial::Loopback(_) | Dial::Configured { .. } => true,
+            Dial::Loopback(_) | Dial::Configured { .. } | Dial::Hosted { .. } => true,
         }
     }
 
@@ -328,6 +336,24 @@ impl Connector {
             }
         }
         Err(last)
+    }
+
+    /// A stream to `host` that a proxy opens. What the proxy is told is the host and its own
+    /// login, and nothing of the request.
+    async fn through(
+        &self,
+        via: &Via,
+        host: &Arc<str>,
+        port: u16,
+    ) -> Result<Box<dyn Io>, ConnectError> {
+        let mut io = self.configured(&via.host, via.port).await?;
+        let to = || format!("{host}:{port} through the proxy {}:{}", via.host, via.port);
+        let limit = self.0.timing.connect_tailnet;
+        match timeout(limit, tunnel::open(&mut io, host, port, via.login.as_ref())).await {
+            Ok(Ok(())) => Ok(io),
+            Ok(Err(source)) => Err(ConnectError::Io { to: to(), source }),
+            Err(_) => Err(ConnectError::TimedOut { to: to(), limit }),
+        }
     }
 
     async fn tls(&self, io: Box<dyn Io>, host: &Arc<str>) -> Result<Box<dyn Io>, ConnectError> {

@@ -26,6 +26,7 @@ mod pool;
 mod power;
 mod sockets;
 mod task;
+mod tunnel;
 pub mod view;
 mod witness;
 mod zone;

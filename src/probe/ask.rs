@@ -168,11 +168,13 @@ fn host(dial: &Dial) -> String {
     match dial {
         Dial::Loopback(addr) => format!("localhost:{}", addr.port()),
         Dial::Tailnet(addr) | Dial::Lan { addr, .. } => format!("localhost:{}", addr.port()),
-        Dial::Configured { host, port, tls } => match (tls, port) {
-            (true, 443) | (false, 80) => host.to_string(),
-            _ if host.contains(':') => format!("[{host}]:{port}"),
-            _ => format!("{host}:{port}"),
-        },
+        Dial::Configured { host, port, tls } | Dial::Hosted { host, port, tls, .. } => {
+            match (tls, port) {
+                (true, 443) | (false, 80) => host.to_string(),
+                _ if host.contains(':') => format!("[{host}]:{port}"),
+                _ => format!("{host}:{port}"),
+            }
+        }
     }
 }
 

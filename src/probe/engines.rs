@@ -286,7 +286,7 @@ pub(super) fn url_of(dial: &Dial, prefix: &str) -> String {
         Dial::Loopback(addr) | Dial::Tailnet(addr) | Dial::Lan { addr, .. } => {
             format!("http://{addr}{prefix}")
         }
-        Dial::Configured { host, port, tls } => {
+        Dial::Configured { host, port, tls } | Dial::Hosted { host, port, tls, .. } => {
             let scheme = if *tls { "https" } else { "http" };
             match host.contains(':') {
                 true => format!("{scheme}://[{host}]:{port}{prefix}"),

@@ -127,7 +127,7 @@ fn hashed(salt: &str, place: &Place) -> Home {
 /// proves its name by TLS.
 pub(super) fn is_bound(dial: &Dial) -> bool {
     match dial {
-        Dial::Loopback(_) | Dial::Tailnet(_) | Dial::Lan { .. } => false,
+        Dial::Loopback(_) | Dial::Tailnet(_) | Dial::Lan { .. } | Dial::Hosted { .. } => false,
         Dial::Configured { host, tls, .. } => match host.parse::<IpAddr>() {
             Ok(IpAddr::V4(ip)) => ip.is_private() || ip.is_link_local(),
             Ok(IpAddr::V6(ip)) => ip.is_unique_local() || ip.is_unicast_link_local(),
@@ -141,7 +141,7 @@ pub(super) fn place_of(dial: &Dial) -> Place {
     let read = |name: &str| std::fs::read_to_string(name).unwrap_or_default();
     let ip = match dial {
         Dial::Configured { host, .. } => host.parse::<Ipv4Addr>().ok(),
-        Dial::Loopback(_) | Dial::Tailnet(_) | Dial::Lan { .. } => None,
+        Dial::Loopback(_) | Dial::Tailnet(_) | Dial::Lan { .. } | Dial::Hosted { .. } => None,
     };
     place(ip, &read("/proc/net/route"), &read("/proc/net/arp"))
 }

@@ -226,7 +226,9 @@ async fn look_at_peer(tools: &Tools, peer: &Peer, memory: &mut Memory) -> Result
     // What is at an address that is no longer its own is not its server.
     let is_its_own = |known: &Known| match known.to.dial {
         Dial::Tailnet(addr) => peer.addrs.contains(&addr.ip()),
-        Dial::Loopback(_) | Dial::Lan { .. } | Dial::Configured { .. } => true,
+        Dial::Loopback(_) | Dial::Lan { .. } | Dial::Configured { .. } | Dial::Hosted { .. } => {
+            true
+        }
     };
     memory.known = memory.known.take().filter(is_its_own);
     // First, because it answers at once, and what is silent takes its time to be.

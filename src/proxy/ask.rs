@@ -21,6 +21,7 @@ use crate::net::Body;
 use crate::types::{Api, Class, Dial, EngineKind, Moment, NodeKind, RequestedModel};
 
 use super::asked::Asked;
+use super::chain::Taken;
 use super::replay::{Held, Uplink};
 use super::wait::{Chosen, Pass};
 
@@ -33,8 +34,8 @@ pub(crate) struct Ask<'a> {
     pub(crate) model: &'a RequestedModel,
     pub(crate) peeked: &'a Peeked,
     pub(crate) held: &'a Held,
-    /// Whether an alias stood for the model.
-    pub(crate) aliased: bool,
+    /// How the step is taken that this request is a part of.
+    pub(crate) taken: Taken,
     /// An empty prompt with `keep_alive: 0`.
     pub(crate) unload: bool,
     /// Whether the body was decoded here and goes on as identity.
@@ -54,7 +55,7 @@ impl Ask<'_> {
         // Other engines than Ollama compare names byte by byte.
         let literal =
             offer.endpoint.kind != EngineKind::Ollama && offer.node.kind != NodeKind::Rich;
-        let wanted = if self.aliased || literal { &offer.name } else { &self.model.bare };
+        let wanted = if literal { &offer.name } else { &self.model.bare };
         (**wanted != *self.model.spelling).then(|| Arc::clone(wanted))
     }
 
@@ -241,7 +242,9 @@ pub(crate) fn host_of(dial: &Dial) -> HeaderValue {
         Dial::Loopback(addr) => format!("localhost:{}", addr.port()),
         // A peer's engine on loopback (behind a daemon in userspace mode) takes no other name.
         Dial::Tailnet(addr) | Dial::Lan { addr, .. } => format!("localhost:{}", addr.port()),
-        Dial::Configured { host, port, .. } => format!("{host}:{port}"),
+        Dial::Configured { host, port, .. } | Dial::Hosted { host, port, .. } => {
+            format!("{host}:{port}")
+        }
     };
     HeaderValue::from_str(&text).unwrap_or(HeaderValue::from_static("localhost"))
 }

@@ -14,6 +14,7 @@ use http::request::Parts;
 use crate::api::browser::{self, HostVerdict, Origins};
 use crate::api::headers;
 use crate::api::route::{Route, classify};
+use crate::config::chains::Chains;
 use crate::config::{Config, PriorityRule};
 use crate::trust::Granted;
 use crate::types::{Api, Caller, Class, ClientKind, ListenerKind, ModelKey, NodeName, Side};
@@ -35,6 +36,8 @@ pub struct Own {
 pub struct Settings {
     /// The configuration.
     pub config: Arc<Config>,
+    /// What names stand for.
+    pub chains: Chains,
     /// Whose pages may use apps listeners.
     pub origins: Origins,
     /// Whose pages may use the mesh listener: only those named by hand.
@@ -46,7 +49,7 @@ impl Settings {
     pub fn new(config: Arc<Config>) -> Settings {
         let origins = Origins::with_defaults(&config.origins);
         let listed = Origins::listed(&config.origins);
-        Settings { config, origins, listed }
+        Settings { chains: Chains::of(&config), config, origins, listed }
     }
 }
 

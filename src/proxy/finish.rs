@@ -20,6 +20,7 @@ use crate::telemetry::{Clock, RequestMeter};
 use crate::types::{ClientKind, Moment, Outcome};
 
 use super::Running;
+use super::hosted::Bill;
 
 /// What an answer may teach of the engine that gave it.
 pub(crate) struct Lesson {
@@ -74,6 +75,8 @@ pub(crate) struct Finish {
     /// Items of the answer seen, for the time per token where no usage is said.
     pub(crate) items: u64,
     pub(crate) outcome: Option<Outcome>,
+    /// What a hosted answer costs.
+    pub(crate) bill: Option<Bill>,
     /// The place among the requests that run at once.
     pub(crate) _running: Running,
 }
@@ -236,6 +239,9 @@ impl Drop for Finish {
             }
         }
         let took = now.since(self.arrived);
+        if let Some(bill) = self.bill.take() {
+            bill.settle(&self.usage, self.items);
+        }
         let prompt = self.usage.prompt_tokens.unwrap_or(0);
         let output = self.usage.output_tokens.unwrap_or(self.items);
         let said = self.usage.eval_ns.map(Duration::from_nanos);

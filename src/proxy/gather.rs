@@ -19,7 +19,7 @@ use super::asked::Asked;
 use super::error::{self, Failure, full, plain};
 use super::plan::{Plan, find_node};
 use super::serve::served_by;
-use super::{Proxy, Settings};
+use super::{Proxy, Settings, listed};
 
 const JSON: &str = "application/json; charset=utf-8";
 
@@ -115,7 +115,11 @@ fn numbers(version: &str) -> Vec<u64> {
 }
 
 /// `/api/tags`, `/v1/models`, `/api/ps`.
-pub(crate) fn union(px: &Proxy, asked: &Asked) -> Result<Response<Body>, Failure> {
+pub(crate) fn union(
+    px: &Proxy,
+    settings: &Settings,
+    asked: &Asked,
+) -> Result<Response<Body>, Failure> {
     let snapshot = px.directory.load();
     let pinned = match asked.named_node() {
         Some(name) if asked.is_mesh() => {
@@ -125,8 +129,8 @@ pub(crate) fn union(px: &Proxy, asked: &Asked) -> Result<Response<Body>, Failure
         None => None,
     };
     let body = match (asked.route.op, &pinned, &asked.mesh_rule) {
-        (Op::Tags, None, None) => snapshot.unions.tags.clone(),
-        (Op::Models, None, None) => snapshot.unions.models.clone(),
+        (Op::Tags, None, None) => listed::tags(settings, &snapshot),
+        (Op::Models, None, None) => listed::models(settings, &snapshot),
         (op, pinned, rule) => {
             let listed =
                 |key: &ModelKey| rule.as_ref().is_none_or(|r| r.may(Verb::List, key).is_some());

@@ -6,18 +6,23 @@
 //! ```
 //!
 //! One small file per step, in that order: [`asked`] (head, Host, Origin), [`question`]
-//! (body, model), [`plan`] (offers), [`serve`] (choice and attempts), [`attempt`] (one try) on
+//! (body, model), [`chain`] (steps, where the name means several, [`hosted`] ones too),
+//! [`plan`] (offers), [`serve`] (choice and attempts), [`attempt`] (one try) on
 //! one [`way`] after another, looked after by [`wait`] until it begins, [`relay`] (the answer), [`finish`] (what is counted). [`gather`] answers what the
 //! directory knows by itself, [`local`] what belongs to this node, [`error`] builds every
 //! error answer. It reads snapshots and cells; it never changes the directory.
 
+mod accounts;
 mod ask;
 mod asked;
 mod attempt;
+mod chain;
 mod error;
 mod explain;
 mod finish;
 mod gather;
+mod hosted;
+mod listed;
 mod local;
 mod plan;
 mod question;
@@ -60,6 +65,7 @@ use crate::types::{Caller, EngineKind, ListenerKind, ModelKey, Op, Outcome, Timi
 pub use asked::{Door, Own, Settings};
 pub use stack::{Service, Who, service};
 
+use accounts::Accounts;
 use asked::Asked;
 use error::Failure;
 use replay::Memory;
@@ -92,6 +98,7 @@ pub struct Parts {
 pub struct Proxy {
     parts: Parts,
     memory: Arc<Memory>,
+    accounts: Accounts,
     running: AtomicU32,
     serial: AtomicU64,
     retries: Mutex<Budget>,
@@ -113,6 +120,7 @@ impl Proxy {
         Arc::new(Proxy {
             parts,
             memory,
+            accounts: Accounts::default(),
             running: AtomicU32::new(0),
             serial: AtomicU64::new(0),
             retries: Mutex::new(Budget::default()),
@@ -181,7 +189,7 @@ impl Proxy {
     async fn route(
         self: &Arc<Self>,
         settings: &Settings,
-        asked: Asked,
+        mut asked: Asked,
         body: Body,
     ) -> Result<Response<Body>, Failure> {
         let config = &settings.config;
@@ -201,10 +209,10 @@ impl Proxy {
         }
         match asked.route.class {
             Class::Here => gather::here(self, settings, &asked),
-            Class::Union => gather::union(self, &asked),
+            Class::Union => gather::union(self, settings, &asked),
             Class::ThisNode => local::this_node(self, config, &asked, body).await,
             Class::Routed | Class::UnknownPost => {
-                question::routed(self, config, &asked, body).await
+                question::routed(self, settings, &mut asked, body).await
             }
             // `gather::fixed` has answered all others.
             _ => Err(Failure::not_found("404 page not found")),

@@ -18,6 +18,9 @@ use super::error::Failure;
 use super::may;
 use super::wishes::Where;
 
+/// Ollama's own text for a hosted model of its account while its cloud is off.
+pub(crate) const CLOUD_OFF: &str = "ollama cloud is disabled: remote model is unavailable";
+
 /// Who may serve a request.
 #[derive(Debug)]
 pub(crate) struct Plan {
@@ -25,8 +28,6 @@ pub(crate) struct Plan {
     pub(crate) offers: Vec<Arc<Offer>>,
     /// The node the caller named, if it named one: nobody else may answer.
     pub(crate) pinned: Option<NodeName>,
-    /// Whether an alias stood for the model.
-    pub(crate) aliased: bool,
     /// The limits the caller's rule sets, on the mesh listener.
     pub(crate) limits: Option<Limits>,
 }
@@ -64,21 +65,18 @@ pub(crate) fn plan(
     }
     let limits = may(asked, Some(&model.key), unload)?;
     if model.source == Source::Cloud {
-        if asked.is_mesh() {
+        let spends = asked.mesh_rule.as_ref().is_some_and(|granted| {
+            granted.may(Verb::Spend, &model.key).is_some() && asked.caller.lan.is_none()
+        });
+        if asked.is_mesh() && !spends {
             return Err(unknown(asked, model));
         }
         if config.offline {
-            return Err(Failure::caller(
-                http::StatusCode::FORBIDDEN,
-                "ollama cloud is disabled: remote model is unavailable",
-            ));
+            return Err(Failure::caller(http::StatusCode::FORBIDDEN, CLOUD_OFF));
         }
         return Ok(Planned::AskLocal);
     }
-    // Aliases are this node's own.
-    let aliases = if asked.is_mesh() { &[][..] } else { &config.aliases };
-    let (key, aliased) = snapshot.means(aliases, &model.key);
-    let Some(known) = snapshot.models.get(&key) else {
+    let Some(known) = snapshot.models.get(&model.key) else {
         return missing(snapshot, asked, model, pinned.as_deref(), now);
     };
     let api = asked.route.api;
@@ -113,7 +111,7 @@ pub(crate) fn plan(
         };
         return Err(Failure::exhausted(text));
     }
-    Ok(Planned::Serve(Plan { offers, pinned: pinned.map(|n| n.name.clone()), aliased, limits }))
+    Ok(Planned::Serve(Plan { offers, pinned: pinned.map(|n| n.name.clone()), limits }))
 }
 
 /// Why none of these takes requests of ours now, each node once; `None` if one does.

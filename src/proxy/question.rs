@@ -19,13 +19,14 @@ use crate::ladder;
 use crate::net::Body;
 use crate::types::{Moment, NameError, Op, RequestedModel};
 
-use super::Proxy;
 use super::ask::Ask;
-use super::asked::Asked;
+use super::asked::{Asked, Settings};
+use super::chain::{self, Question, Taken};
 use super::error::Failure;
-use super::plan::{Planned, plan};
+use super::plan::{Plan, Planned, plan};
 use super::replay::{Held, ReadError};
-use super::{gather, local, serve};
+use super::wishes::Where;
+use super::{Proxy, Running, gather, local, serve};
 
 /// Bodies up to this size are scanned to their end before anything is chosen.
 const SMALL: u64 = 256 * 1024;
@@ -35,10 +36,12 @@ const UNZSTD: u64 = 20 << 20;
 /// Answers a request that is routed by its model.
 pub(crate) async fn routed(
     px: &Arc<Proxy>,
-    config: &Arc<Config>,
-    asked: &Asked,
+    settings: &Settings,
+    asked: &mut Asked,
     body: Body,
 ) -> Result<Response<Body>, Failure> {
+    let config = &settings.config;
+    let arrived = px.clock.now();
     if asked.route.class == Class::UnknownPost && asked.is_mesh() {
         return Err(Failure::not_found("404 page not found"));
     }
@@ -71,13 +74,37 @@ pub(crate) async fn routed(
     if unload && !asked.is_mesh() {
         local::unload_is_here(&px.directory.load(), asked, &model)?;
     }
-    let plan = match planned(px, config, asked, &model, unload).await? {
-        Planned::Serve(plan) => plan,
+    let chain = chain::meaning(&settings.chains, &px.directory.load(), asked, &model)?;
+    if let Some(chain) = &chain {
+        // What the chain says narrows what the caller said, never the other way round.
+        let place = chain.place.map_or(asked.wishes.place, Where::from);
+        asked.wishes.place = asked.wishes.place.min(place);
+        asked.wishes.priority = asked.wishes.priority.or(chain.priority);
+    }
+    let (model, peeked, held) = (&model, &peeked, &held);
+    let q = Question { asked, model, peeked, held, decoded, unload, arrived };
+    if let Some(chain) = chain {
+        return chain::run(px, config, &q, &chain, running).await;
+    }
+    match planned(px, config, asked, model, unload).await? {
+        Planned::Serve(plan) => serve(px, config, &q, &plan, Taken::default(), running).await,
         Planned::AskLocal => {
-            return local::ask(px, asked, &held, decoded, Some((&model, &peeked)), running).await;
+            local::ask(px, asked, held, decoded, Some((model, peeked)), running).await
         }
-    };
-    if let Some(answer) = gather::known(asked, &plan, &model) {
+    }
+}
+
+/// Answers a question by one of a plan's offers.
+pub(crate) async fn serve(
+    px: &Arc<Proxy>,
+    config: &Config,
+    q: &Question<'_>,
+    plan: &Plan,
+    taken: Taken,
+    running: Running,
+) -> Result<Response<Body>, Failure> {
+    let Question { asked, model, peeked, held, decoded, unload, .. } = *q;
+    if let Some(answer) = gather::known(asked, plan, model) {
         return Ok(answer);
     }
     let mut keep_alive = None;
@@ -107,10 +134,10 @@ pub(crate) async fn routed(
     }
     let ask = Ask {
         asked,
-        model: &model,
-        peeked: &peeked,
-        held: &held,
-        aliased: plan.aliased,
+        model,
+        peeked,
+        held,
+        taken,
         unload,
         decoded,
         keep_alive,
@@ -119,7 +146,7 @@ pub(crate) async fn routed(
         max_predict,
         class: asked.class(&config.priority, &model.key),
     };
-    serve::serve(px, config, &ask, &plan, running).await
+    serve::serve(px, config, &ask, plan, running).await
 }
 
 /// What a rule checked has to be what the engine gets: a peer's body that readers could take
@@ -138,7 +165,7 @@ pub(crate) fn plain_only(peeked: &Peeked) -> Result<(), Failure> {
 /// instead of saying that there is no such model. The same, more shortly, for a model that is
 /// still listed although its last node was just lost: that node may be back (its program was
 /// started anew, say), and is looked at again at once. Not where this device's own tailnet is what is gone.
-async fn planned(
+pub(crate) async fn planned(
     px: &Proxy,
     config: &Config,
     asked: &Asked,
@@ -209,7 +236,7 @@ async fn next(px: &Proxy, held: &Held) -> Result<Option<Bytes>, ReadError> {
     }
 }
 
-async fn read_all(px: &Proxy, held: &Held) -> Result<Bytes, Failure> {
+pub(crate) async fn read_all(px: &Proxy, held: &Held) -> Result<Bytes, Failure> {
     let mut all = Vec::new();
     while let Some(data) = next(px, held).await? {
         all.extend_from_slice(&data);

@@ -96,6 +96,8 @@ impl Relay {
             // What breaks after the end marker took nothing from the client.
             Some(_) if tracked && complete => (Outcome::Done, None),
             Some((outcome, why)) => (outcome, Some(why)),
+            // The upstream itself said that it failed, in an item of the caller's dialect.
+            None if self.ending.failed() => (Outcome::UpstreamError, None),
             None if complete => (Outcome::Done, None),
             None => (Outcome::Truncated, Some(self.lost("stopped answering"))),
         };

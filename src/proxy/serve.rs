@@ -110,7 +110,7 @@ fn wants(ask: &Ask<'_>, config: &Config) -> balance::Ask {
         prompt_tokens: ask.prompt().tokens(0.0) as u64,
         max_output: if nothing_written { Some(0) } else { ask.most_tokens() },
         num_ctx: ask.peeked.load_key(ask.asked.route.api).num_ctx,
-        min_context: 0,
+        min_context: ask.taken.min_context,
         prefer_local: config.prefer_local,
     }
 }
@@ -203,6 +203,7 @@ fn respond(
         items: 0,
         outcome: None,
         place,
+        bill: None,
         _running: running,
     };
     let idle = Idle { limit: px.timing.idle_after_first_byte, dead: px.timing.probe_limit };

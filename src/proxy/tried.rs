@@ -194,6 +194,12 @@ impl Tried {
         plan: &Plan,
         arrived: Moment,
     ) -> Result<Response<Body>, Failure> {
+        let wrong = self.log.last().is_some_and(|last| last.1 == Reason::Rejected);
+        if ask.taken.more && !wrong {
+            // The chain's next step is tried, and whoever ends the request counts it.
+            let lines = self.log.iter().map(|(node, _, text)| format!("{node}: {text}"));
+            return Err(Failure::exhausted(lines.collect::<Vec<_>>().join(", ")));
+        }
         let last = self.log.last().map_or("", |l| l.0.as_str());
         let took = px.clock.now().since(arrived);
         if let Some(meter) = px.meter(ask.asked, ask.model.key.short(), last) {

@@ -9,23 +9,34 @@ use std::time::Duration;
 use http::HeaderMap;
 
 use crate::api::attempt;
+use crate::config::Place;
 use crate::types::{Class, NodeName};
 
-/// Longest session key, and name of an agent.
+/// Longest session key.
 const MOST_SESSION: usize = 128;
 
-/// Where the answer may come from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+/// Where the answer may come from, the nearest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub(crate) enum Where {
-    /// Nothing said.
-    #[default]
-    Anywhere,
     /// Only this node.
     This,
     /// Only nodes of this node's owner.
     Mine,
     /// Only the mesh, no hosted step.
     Mesh,
+    /// Nothing said.
+    #[default]
+    Anywhere,
+}
+
+impl From<Place> for Where {
+    fn from(place: Place) -> Where {
+        match place {
+            Place::This => Where::This,
+            Place::Mine => Where::Mine,
+            Place::Mesh => Where::Mesh,
+        }
+    }
 }
 
 /// What the caller asked for beside the request itself.
@@ -36,9 +47,9 @@ pub(crate) struct Wishes {
     /// What belongs together.
     pub(crate) session: Option<String>,
     pub(crate) priority: Option<Class>,
-    /// In whose name an app asks.
-    pub(crate) agent: Option<String>,
     pub(crate) place: Where,
+    /// The agent that asks: its chain is meant, and its rules of `priority`.
+    pub(crate) agent: Option<String>,
     pub(crate) explain: bool,
     /// The longest wait a peer's request accepts here.
     pub(crate) wait_budget: Option<Duration>,
@@ -70,23 +81,22 @@ impl Wishes {
                 ..Wishes::default()
             };
         }
+        // A name in bytes that are no text is a wrong name, not none.
+        let named = |name: &str| {
+            let value = headers.get(name)?.as_bytes();
+            Some(String::from_utf8_lossy(value).trim().to_owned()).filter(|s| !s.is_empty())
+        };
         Wishes {
-            // A name in bytes that are no text is a wrong name, not none.
-            peer: headers
-                .get("x-tailherd-peer")
-                .map(|v| String::from_utf8_lossy(v.as_bytes()).trim().to_owned())
-                .filter(|s| !s.is_empty()),
+            peer: named("x-tailherd-peer"),
             session,
             priority,
-            agent: text("x-tailherd-agent")
-                .filter(|s| !s.is_empty() && s.len() <= MOST_SESSION)
-                .map(str::to_owned),
             place: match text("x-tailherd-where") {
                 Some("self") => Where::This,
                 Some("mine") => Where::Mine,
                 Some("mesh") => Where::Mesh,
                 _ => Where::Anywhere,
             },
+            agent: named("x-tailherd-agent"),
             explain: headers.contains_key("x-tailherd-explain"),
             wait_budget: None,
             loaded: false,

@@ -56,6 +56,7 @@ pub(super) struct Families {
     pub(super) coordinator_up: IntGauge,
     pub(super) pins: IntGauge,
     pub(super) refused: IntCounterVec,
+    pub(super) cost: CounterVec,
 }
 
 impl Families {
@@ -228,6 +229,15 @@ impl Families {
                 "Requests and connections refused by a rule or a limit, by listener and reason.",
                 &["listener", "reason"],
             )?,
+            cost: CounterVec::new(
+                Opts::new(
+                    "tailherd_cost_usd_total",
+                    "US dollars spent at hosted providers, as the configured prices and the \
+                     counted tokens say.",
+                ),
+                &["provider", "model"],
+            )
+            .and_then(|f| registered(&reg, f))?,
             registry: reg,
         })
     }

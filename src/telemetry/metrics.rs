@@ -84,6 +84,11 @@ impl Metrics {
         self.families.moves.with_label_values(&[reason]).inc();
     }
 
+    /// Money was spent at a provider. Only what the configuration names has a price.
+    pub fn cost(&self, provider: &str, model: &str, usd: f64) {
+        self.families.cost.with_label_values(&[provider, &plain(model)]).inc_by(usd);
+    }
+
     /// A request or connection was refused.
     pub fn refused(&self, listener: ListenerKind, reason: &'static str) {
         self.families.refused.with_label_values(&[listener.label(), reason]).inc();

@@ -77,6 +77,31 @@ impl ApiSet {
     }
 }
 
+/// What a provider speaks (`api` in openclaw.json).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ProviderApi {
+    /// `openai-completions`: chat completions, text completions, embeddings.
+    Completions,
+    /// `openai-responses`: the same, and responses.
+    Responses,
+    /// `anthropic-messages`.
+    Messages,
+    /// `ollama`: Ollama's own dialect and all that Ollama speaks beside it.
+    Ollama,
+}
+
+impl ProviderApi {
+    /// The word in the configuration.
+    pub const fn label(self) -> &'static str {
+        match self {
+            ProviderApi::Completions => "openai-completions",
+            ProviderApi::Responses => "openai-responses",
+            ProviderApi::Messages => "anthropic-messages",
+            ProviderApi::Ollama => "ollama",
+        }
+    }
+}
+
 /// What a request asks for (`op` in metrics and logs).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[expect(missing_docs, reason = "each is the route's own name")]

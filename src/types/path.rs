@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use super::PublicKey;
+use super::{PublicKey, Secret};
 
 /// The kind of a way to a node.
 #[derive(
@@ -59,6 +59,28 @@ pub enum Dial {
         /// Whether the URL said `https`.
         tls: bool,
     },
+    /// A provider on the internet.
+    Hosted {
+        /// Host name or IP address.
+        host: Arc<str>,
+        /// TCP port.
+        port: u16,
+        /// Whether the URL said `https`.
+        tls: bool,
+        /// The proxy that the environment names for it.
+        via: Option<Arc<Via>>,
+    },
+}
+
+/// A proxy that opens connections for us (`HTTPS_PROXY`), asked by `CONNECT`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Via {
+    /// Host name or IP address.
+    pub host: Arc<str>,
+    /// TCP port.
+    pub port: u16,
+    /// What stands in `Proxy-Authorization`.
+    pub login: Option<Secret>,
 }
 
 impl Dial {
@@ -73,6 +95,7 @@ impl Dial {
                 _ if &**host == "localhost" => PathKind::Loopback,
                 _ => PathKind::Lan,
             },
+            Dial::Hosted { .. } => PathKind::Hosted,
         }
     }
 }

@@ -78,6 +78,9 @@ pub struct Timing {
     pub vigil_misses: u32,
     /// After the first byte: how long a stream may be silent although its node answers.
     pub idle_after_first_byte: Duration,
+    /// How long the beginning of a hosted provider's answer is awaited, unless its
+    /// `timeoutSeconds` says: nothing else tells that it shows life.
+    pub hosted_head: Duration,
     /// How long a request waits for another look at the node that was the last to have its
     /// model, and was just lost.
     pub second_look: Duration,
@@ -180,6 +183,7 @@ impl Default for Timing {
             vigil: ms(300),
             vigil_misses: 3,
             idle_after_first_byte: s(300),
+            hosted_head: s(300),
             second_look: s(1),
             linger: s(60),
             pool_idle: s(60),

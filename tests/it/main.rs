@@ -25,6 +25,8 @@ mod mesh_list;
 mod mesh_stream;
 mod moves;
 mod one_node;
+mod provider;
+mod providers;
 mod rates;
 mod reports;
 mod rests;

@@ -44,6 +44,8 @@ pub struct Usage {
     pub prompt_tokens: Option<u64>,
     /// How many of those were cached. Ollama does not say.
     pub cached_tokens: Option<u64>,
+    /// How many were written into the provider's cache, which may cost more.
+    pub cache_writes: Option<u64>,
     /// Tokens of the answer.
     pub output_tokens: Option<u64>,
     /// Nanoseconds of reading the prompt; tiny when it was cached.
@@ -86,11 +88,19 @@ impl Usage {
     /// Takes over what `counts` says.
     pub(super) fn count(&mut self, counts: Option<Counts>) {
         let Some(counts) = counts else { return };
-        self.prompt_tokens = counts.prompt_tokens.or(counts.input_tokens).or(self.prompt_tokens);
+        // Anthropic counts what the cache gave and took apart from the rest.
+        let (read, written) = (counts.cache_read_input_tokens, counts.cache_creation_input_tokens);
+        let apart = read.unwrap_or(0).saturating_add(written.unwrap_or(0));
+        let prompt = counts.prompt_tokens.or(counts.input_tokens);
+        self.prompt_tokens = prompt.map(|n| n.saturating_add(apart)).or(self.prompt_tokens);
+        self.cache_writes = written.or(self.cache_writes);
         self.output_tokens =
             counts.completion_tokens.or(counts.output_tokens).or(self.output_tokens);
         let cached = counts.prompt_tokens_details.and_then(|details| details.cached_tokens);
-        self.cached_tokens = cached.or(self.cached_tokens);
+        // Ollama says nought here whatever its cache gave.
+        let input = counts.input_tokens_details.and_then(|details| details.cached_tokens);
+        let cached = cached.or(input.filter(|tokens| *tokens > 0));
+        self.cached_tokens = cached.or(read).or(self.cached_tokens);
     }
 
     /// Takes over what `timings` says.
@@ -136,6 +146,7 @@ impl Native {
         *usage = Usage {
             prompt_tokens: self.prompt_eval_count,
             cached_tokens: None,
+            cache_writes: None,
             output_tokens: self.eval_count,
             prompt_ns: self.prompt_eval_duration,
             eval_ns: self.eval_duration,
@@ -159,6 +170,12 @@ pub(super) struct Counts {
     output_tokens: Option<u64>,
     #[serde(default)]
     prompt_tokens_details: Option<Details>,
+    #[serde(default)]
+    input_tokens_details: Option<Details>,
+    #[serde(default)]
+    cache_read_input_tokens: Option<u64>,
+    #[serde(default)]
+    cache_creation_input_tokens: Option<u64>,
 }
 
 #[derive(Deserialize)]

@@ -103,6 +103,7 @@ fn what_streams_count_is_read() {
         usage("0.32.15/generate-stream"),
         Usage {
             prompt_tokens: Some(5),
+            cache_writes: None,
             cached_tokens: None,
             output_tokens: Some(3),
             prompt_ns: Some(158_050_000),

@@ -1,0 +1,90 @@
+//! What is asked of a provider, and what its answer means.
+//!
+//! In flow the caller's dialect and the provider's; out flows whether the request goes as it is
+//! ([`fit`]), the body as the provider gets it ([`Fields`]), and what a failure means for the
+//! chain ([`verdict`], [`opening`]). A request passes as it is where provider and caller speak one
+//! dialect: then only the model's name, the provider's own fields and the key differ.
+
+mod fields;
+mod opening;
+mod verdict;
+
+use crate::types::{Api, ApiSet, Op, ProviderApi};
+
+pub use fields::Fields;
+pub use opening::{Opening, opening};
+pub use verdict::{Rest, Verdict, verdict};
+
+/// How a request of one dialect can be put to a provider of another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fit {
+    /// As it is, at this route below the provider's base URL.
+    Pass(&'static str),
+    /// In other words, once they are translated.
+    Translate,
+    /// Not at all.
+    Cannot,
+}
+
+/// Whether a provider that speaks `provider` can be asked this.
+pub const fn fit(api: Api, op: Op, provider: ProviderApi) -> Fit {
+    use ProviderApi::{Completions, Messages, Ollama, Responses};
+    match (api, op, provider) {
+        // Ollama speaks all dialects, under its own paths.
+        (Api::Ollama, Op::Chat, Ollama) => Fit::Pass("/api/chat"),
+        (Api::Ollama, Op::Generate, Ollama) => Fit::Pass("/api/generate"),
+        (Api::Ollama, Op::Embed, Ollama) => Fit::Pass("/api/embed"),
+        (Api::Chat, Op::Chat, Ollama) => Fit::Pass("/v1/chat/completions"),
+        (Api::Completions, Op::Completions, Ollama) => Fit::Pass("/v1/completions"),
+        (Api::Responses, Op::Responses, Ollama) => Fit::Pass("/v1/responses"),
+        (Api::Embeddings, Op::Embed, Ollama) => Fit::Pass("/v1/embeddings"),
+        (Api::Messages, Op::Messages, Ollama | Messages) => Fit::Pass("/v1/messages"),
+        (Api::Messages, Op::CountTokens, Messages) => Fit::Pass("/v1/messages/count_tokens"),
+        (Api::Chat, Op::Chat, Completions | Responses) => Fit::Pass("/chat/completions"),
+        (Api::Completions, Op::Completions, Completions | Responses) => Fit::Pass("/completions"),
+        (Api::Embeddings, Op::Embed, Completions | Responses) => Fit::Pass("/embeddings"),
+        (Api::Responses, Op::Responses, Responses) => Fit::Pass("/responses"),
+        (Api::Ollama, Op::Chat | Op::Generate, Completions | Responses | Messages)
+        | (Api::Ollama, Op::Embed, Completions | Responses)
+        | (Api::Messages, Op::Messages, Completions | Responses)
+        | (Api::Responses, Op::Responses, Completions) => Fit::Translate,
+        _ => Fit::Cannot,
+    }
+}
+
+/// The dialects in which a provider's models can be asked as they are.
+pub fn spoken(provider: ProviderApi) -> ApiSet {
+    const ASKED: [(Api, Op); 5] = [
+        (Api::Ollama, Op::Chat),
+        (Api::Chat, Op::Chat),
+        (Api::Completions, Op::Completions),
+        (Api::Responses, Op::Responses),
+        (Api::Messages, Op::Messages),
+    ];
+    let passes = |(api, op): &&(Api, Op)| matches!(fit(*api, *op, provider), Fit::Pass(_));
+    ASKED.iter().filter(passes).fold(ApiSet::NONE, |set, (api, _)| set.with(*api))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_dialect_passes_and_what_cannot_be_said_is_not_tried() {
+        use ProviderApi::{Completions, Messages, Ollama, Responses};
+        for (api, op, provider, want) in [
+            (Api::Chat, Op::Chat, Completions, Fit::Pass("/chat/completions")),
+            (Api::Messages, Op::Messages, Messages, Fit::Pass("/v1/messages")),
+            (Api::Ollama, Op::Chat, Ollama, Fit::Pass("/api/chat")),
+            (Api::Responses, Op::Responses, Responses, Fit::Pass("/responses")),
+            (Api::Responses, Op::Responses, Completions, Fit::Translate),
+            (Api::Ollama, Op::Chat, Messages, Fit::Translate),
+            (Api::Ollama, Op::Embed, Messages, Fit::Cannot),
+            (Api::Ollama, Op::Show, Ollama, Fit::Cannot),
+            (Api::OpenAi, Op::Other, Completions, Fit::Cannot),
+        ] {
+            assert_eq!(fit(api, op, provider), want, "{api:?} {op:?} {provider:?}");
+        }
+        assert!(spoken(Completions).has(Api::Chat) && !spoken(Completions).has(Api::Ollama));
+    }
+}

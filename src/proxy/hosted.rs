@@ -1,0 +1,495 @@
+//! One try at a hosted provider.
+//!
+//! In flow a question, a provider and one of its models; out flows the answer on its way to the
+//! client, the provider's own words for what is the request's fault, or a [`Fail`] after which
+//! the chain's next step may be tried. A provider gets an allow-list of headers, its own key and
+//! nobody else's, at the configured origin only: redirects are not followed.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use bytes::{Bytes, BytesMut};
+use http::header::{
+    AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderName, HeaderValue,
+};
+use http::{HeaderMap, Request, Response, StatusCode};
+use http_body_util::BodyExt;
+use tokio::time::timeout;
+
+use crate::api::echo::Echo;
+use crate::api::ending::{Ending, Usage};
+use crate::api::headers::{self, Target};
+use crate::api::hosted::{Fields, Fit, Opening, Rest, Verdict, fit, opening, verdict};
+use crate::config::{Auth, Config, Cost, HostedModel, Provider};
+use crate::net::{Body, ConnectError, PooledBody, full};
+use crate::telemetry::events::Finished;
+use crate::types::{Api, Moment, NodeId, Outcome, ProviderApi};
+
+use super::ask::host_of;
+use super::chain::Question;
+use super::finish::Finish;
+use super::relay::{Idle, Relay};
+use super::serve::served_by;
+use super::{Proxy, Running};
+
+/// Longest error body that is read.
+const ERROR_BODY: usize = 64 * 1024;
+/// What a caller who says nothing of it speaks of Anthropic's dialect.
+const ANTHROPIC: HeaderValue = HeaderValue::from_static("2023-06-01");
+/// Headers of a dialect that a caller may set.
+const DIALECT: [&str; 3] = ["anthropic-version", "anthropic-beta", "openai-beta"];
+
+/// A try that failed before the first byte.
+#[derive(Debug)]
+pub(crate) struct Fail {
+    /// The reason in metrics and logs.
+    pub(crate) reason: &'static str,
+    /// What is said of it. Never holds what the provider wrote.
+    pub(crate) text: String,
+    /// The provider's own answer, for when nobody else can do better.
+    pub(crate) answer: Option<Box<Words>>,
+}
+
+/// A provider's own answer, whole.
+pub(crate) type Words = (StatusCode, HeaderMap, Bytes);
+
+impl Fail {
+    fn new(reason: &'static str, text: impl Into<String>) -> Fail {
+        Fail { reason, text: text.into(), answer: None }
+    }
+}
+
+/// A provider's model, about to be asked.
+#[derive(Clone, Copy)]
+pub(crate) struct Hosted<'a> {
+    pub(crate) provider: &'a Arc<Provider>,
+    pub(crate) model: &'a Arc<HostedModel>,
+}
+
+/// Today, as a number of days (UTC).
+pub(crate) fn today() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    since.map_or(0, |since| since.as_secs() / 86_400)
+}
+
+impl Hosted<'_> {
+    /// How the caller's dialect fits this model.
+    pub(crate) fn fit(&self, q: &Question<'_>) -> Fit {
+        fit(q.asked.route.api, q.asked.route.op, self.model.api.unwrap_or(self.provider.api))
+    }
+
+    /// What `served-by` says.
+    pub(crate) fn label(&self) -> String {
+        format!("{}/{}", self.provider.name, self.model.id)
+    }
+
+    /// What connections to it are kept under.
+    pub(crate) fn id(&self) -> NodeId {
+        NodeId::Configured(format!("provider/{}", self.provider.name).into())
+    }
+
+    /// The upstream request.
+    fn request(&self, q: &Question<'_>, path: &str) -> Option<Request<Body>> {
+        let mut head = q.asked.head.headers.clone();
+        headers::request(&mut head, Target::Hosted);
+        for name in [CONTENT_LENGTH, CONTENT_ENCODING] {
+            head.remove(name);
+        }
+        for name in DIALECT {
+            if let Some(value) = q.asked.head.headers.get(name) {
+                head.insert(HeaderName::from_static(name), value.clone());
+            }
+        }
+        let speaks = self.model.api.unwrap_or(self.provider.api);
+        if speaks == ProviderApi::Messages {
+            head.entry(DIALECT[0]).or_insert(ANTHROPIC);
+        }
+        let secret = |text: &str| {
+            let mut value = HeaderValue::from_str(text).ok()?;
+            value.set_sensitive(true);
+            Some(value)
+        };
+        match &self.provider.auth {
+            Auth::None => {}
+            Auth::Bearer(key) => {
+                head.insert(AUTHORIZATION, secret(&format!("Bearer {}", key.expose()))?);
+            }
+            Auth::Header(name, key) => {
+                head.insert(HeaderName::from_static(name), secret(key.expose())?);
+            }
+        }
+        for (name, value) in &self.provider.headers {
+            head.insert(HeaderName::try_from(name).ok()?, secret(value.expose())?);
+        }
+        head.insert(HOST, self.host());
+        if let Ok(id) = HeaderValue::from_str(&q.asked.request_id) {
+            head.insert("x-request-id", id);
+        }
+        let mut request = Request::new(full(self.body(q)?));
+        *request.method_mut() = q.asked.head.method.clone();
+        let query = q.asked.head.uri.query().map_or_else(String::new, |q| format!("?{q}"));
+        *request.uri_mut() =
+            format!("{}{path}{query}", self.provider.server.prefix).parse().ok()?;
+        *request.headers_mut() = head;
+        Some(request)
+    }
+
+    /// `Host`: without the port that goes without saying.
+    fn host(&self) -> HeaderValue {
+        let server = &self.provider.server;
+        match (server.tls, server.port) {
+            (true, 443) | (false, 80) => {
+                HeaderValue::from_str(&server.host).unwrap_or(HeaderValue::from_static("localhost"))
+            }
+            _ => host_of(&self.provider.dial()),
+        }
+    }
+
+    /// The caller's body with the provider's name of the model and its own members.
+    fn body(&self, q: &Question<'_>) -> Option<Bytes> {
+        let mut fields = Fields::read(&q.held.frames().concat())?;
+        fields.set("model", &serde_json::Value::from(&*self.model.id));
+        if q.asked.route.api == Api::Ollama {
+            fields.remove("name");
+        } else if self.provider.api != ProviderApi::Ollama {
+            // OpenClaw sends Ollama's options in every dialect; strict servers refuse them.
+            fields.remove("options");
+        }
+        for (name, value) in &self.provider.body {
+            fields.set(name, value);
+        }
+        Some(fields.write())
+    }
+
+    /// Looks in the background whether a provider that could not be reached is back.
+    pub(crate) fn look(&self, px: &Arc<Proxy>) {
+        if !px.accounts.look(self.provider, px.clock.now()) {
+            return;
+        }
+        let (px, provider, id) = (Arc::clone(px), Arc::clone(self.provider), self.id());
+        tokio::spawn(async move {
+            let made = px.pool.fresh(&id, &provider.dial()).await;
+            px.accounts.reached(&provider, made.is_ok(), px.clock.now());
+        });
+    }
+}
+
+/// Asks a provider. `tried`: how many tries there were before this one.
+pub(crate) async fn attempt(
+    px: &Arc<Proxy>,
+    config: &Config,
+    q: &Question<'_>,
+    hosted: Hosted<'_>,
+    tried: u32,
+    running: &mut Option<Running>,
+) -> Result<Response<Body>, Fail> {
+    let Hosted { provider, model } = hosted;
+    let Fit::Pass(path) = hosted.fit(q) else {
+        return Err(Fail::new("dialect", "it does not speak the caller's dialect"));
+    };
+    let started = px.clock.now();
+    let unread = || Fail::new("body", "the request's body cannot be put in its words");
+    let request = hosted.request(q, path).ok_or_else(unread)?;
+    px.accounts.sent(provider, started, today());
+    let place = px.begins(q.asked, &q.model.bare);
+    place.sent(&hosted.label(), false, Duration::ZERO);
+    let limit = provider.timeout.unwrap_or(px.timing.hosted_head);
+    let response = match timeout(limit, send(px, q, hosted, path, request)).await {
+        Ok(Ok(response)) => response,
+        Ok(Err(fail)) => return Err(rested(px, config, hosted, fail)),
+        Err(_) => {
+            let text = format!("it said nothing for {} s", limit.as_secs());
+            return Err(rested(px, config, hosted, Fail::new("silent", text)));
+        }
+    };
+    let (mut head, mut body) = response.into_parts();
+    if !head.status.is_success() {
+        let bytes = bounded(&mut body, limit).await;
+        return refused(px, config, q, hosted, (head.status, head.headers, bytes), tried, started);
+    }
+    if let Err(reject) = headers::response(head.status, &mut head.headers) {
+        return Err(rested(px, config, hosted, Fail::new("bad_answer", reject.to_string())));
+    }
+    let kind = head.headers.get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).map(str::to_owned);
+    let kind = kind.unwrap_or_default();
+    let mut first = BytesMut::new();
+    loop {
+        let frame = match timeout(limit, body.frame()).await {
+            Ok(frame) => frame,
+            Err(_) => {
+                return Err(rested(px, config, hosted, Fail::new("silent", "it fell silent")));
+            }
+        };
+        match frame {
+            Some(Ok(frame)) => first.extend_from_slice(frame.data_ref().unwrap_or(&Bytes::new())),
+            Some(Err(_)) => {
+                return Err(rested(px, config, hosted, Fail::new("reset", "it broke off")));
+            }
+            None => break,
+        }
+        match opening(&kind, &first) {
+            Opening::Unclear => {}
+            Opening::Answer => break,
+            Opening::Error(status) => {
+                let status = status.and_then(|s| StatusCode::from_u16(s).ok());
+                let status = status.unwrap_or(StatusCode::BAD_GATEWAY);
+                let said = (status, head.headers, item(&first));
+                return refused(px, config, q, hosted, said, tried, started);
+            }
+        }
+    }
+    px.accounts.answered(provider, &model.id);
+    let ending = Ending::new(q.asked.route.api, q.asked.route.op, Some(&kind));
+    let echo = Echo::new(q.asked.route.api, &model.id, &q.model.spelling);
+    let attempts = tried.saturating_add(1);
+    let Some(running) = running.take() else {
+        return Err(Fail::new("body", "the request was answered already"));
+    };
+    let finish = Finish {
+        clock: px.clock,
+        arrived: q.arrived,
+        attempted: started,
+        first_byte: None,
+        last_byte: None,
+        handed: None,
+        held: Duration::ZERO,
+        pace: None,
+        meter: px.meter(q.asked, &model.id, &provider.name),
+        ticket: None,
+        inflight: None,
+        path: None,
+        events: Arc::clone(&px.events),
+        line: Some(Finished {
+            node: hosted.label().into(),
+            attempts,
+            ..px.line(q.asked, &q.model.bare)
+        }),
+        lesson: None,
+        streamed: ending.is_tracked(),
+        usage: Usage::default(),
+        items: 0,
+        outcome: None,
+        place,
+        bill: Some(Bill {
+            px: Arc::clone(px),
+            provider: Arc::clone(provider),
+            model: Arc::clone(model),
+            prompt: q.held.read(),
+        }),
+        _running: running,
+    };
+    let idle = provider.timeout.unwrap_or(px.timing.idle_after_first_byte);
+    let idle = Idle { limit: idle, dead: idle };
+    let first = (!first.is_empty()).then(|| first.freeze());
+    let relay =
+        Relay::new(body, first, ending, Some(echo), provider.name.to_string(), idle, finish);
+    let mut response = Response::from_parts(head, relay.boxed_unsync());
+    response.headers_mut().remove(CONTENT_LENGTH);
+    served_by(&mut response, &hosted.label(), attempts);
+    Ok(response)
+}
+
+/// Sends the request, once more on a new connection if a kept one turned out to be dead.
+async fn send(
+    px: &Arc<Proxy>,
+    q: &Question<'_>,
+    hosted: Hosted<'_>,
+    path: &str,
+    request: Request<Body>,
+) -> Result<Response<PooledBody>, Fail> {
+    let (id, dial) = (hosted.id(), hosted.provider.dial());
+    let unreached = |error: ConnectError| {
+        px.accounts.reached(hosted.provider, false, px.clock.now());
+        Fail::new("connect", error.to_string())
+    };
+    let lease = px.pool.acquire(&id, &dial).await.map_err(unreached)?;
+    px.accounts.reached(hosted.provider, true, px.clock.now());
+    let reused = lease.reused;
+    match lease.send(request).await {
+        Ok(response) => Ok(response),
+        Err(_) if reused => {
+            let lease = px.pool.fresh(&id, &dial).await.map_err(unreached)?;
+            let unread = || Fail::new("body", "the request cannot be sent again");
+            let request = hosted.request(q, path).ok_or_else(unread)?;
+            lease.send(request).await.map_err(|_| Fail::new("reset", "it broke off"))
+        }
+        Err(_) => Err(Fail::new("reset", "it broke off")),
+    }
+}
+
+/// What is no answer: the provider rests, where the failure was its own.
+fn rested(px: &Proxy, config: &Config, hosted: Hosted<'_>, fail: Fail) -> Fail {
+    if fail.reason != "connect" && fail.reason != "body" {
+        let rest = (Rest::Model(None), fail.reason);
+        let now = px.clock.now();
+        px.accounts.failed(hosted.provider, &hosted.model.id, rest, &config.failover, now);
+    }
+    fail
+}
+
+/// An error of the provider's: for the caller, or for the next step.
+fn refused(
+    px: &Proxy,
+    config: &Config,
+    q: &Question<'_>,
+    hosted: Hosted<'_>,
+    (status, mut head, bytes): (StatusCode, HeaderMap, Bytes),
+    tried: u32,
+    started: Moment,
+) -> Result<Response<Body>, Fail> {
+    let verdict = verdict(status.as_u16(), retry_after(&head), &bytes);
+    let clean = headers::response(status, &mut head).is_ok();
+    head.remove(CONTENT_LENGTH);
+    let bytes = without_key(&hosted.provider.auth, bytes);
+    match verdict {
+        Verdict::Tell => {
+            px.accounts.answered(hosted.provider, &hosted.model.id);
+            let now = px.clock.now();
+            if let Some(meter) = px.meter(q.asked, &hosted.model.id, &hosted.provider.name) {
+                meter.finish(Outcome::Done, now.since(q.arrived));
+            }
+            px.events.finished(Finished {
+                node: hosted.label().into(),
+                attempts: tried + 1,
+                took_ms: u64::try_from(now.since(started).as_millis()).unwrap_or(u64::MAX),
+                ..px.line(q.asked, &q.model.bare)
+            });
+            Ok(said(&hosted.label(), (status, head, bytes), tried + 1))
+        }
+        Verdict::Next { rest, why } => {
+            let failed = (rest, why);
+            let now = px.clock.now();
+            px.accounts.failed(hosted.provider, &hosted.model.id, failed, &config.failover, now);
+            if rest == Rest::Billing {
+                tracing::error!(
+                    provider = %hosted.provider.name, status = status.as_u16(),
+                    "the provider {}: it rests for {} s", match why {
+                        "key" => "refused the key",
+                        _ => "wants money",
+                    }, config.failover.billing_cooldown.as_secs(),
+                );
+            }
+            // What a provider says of a key may quote it.
+            let answer = (clean && why != "key").then(|| Box::new((status, head, bytes)));
+            let text = match why {
+                "key" => format!(
+                    "refused the key ({status}; models.providers.{}.apiKey)",
+                    hosted.provider.name
+                ),
+                _ => format!("answered {status}"),
+            };
+            Err(Fail { answer, ..Fail::new(why, text) })
+        }
+    }
+}
+
+/// A provider's own words, for the caller.
+pub(crate) fn said(who: &str, (status, head, bytes): Words, attempts: u32) -> Response<Body> {
+    let mut response = Response::new(full(bytes));
+    *response.status_mut() = status;
+    *response.headers_mut() = head;
+    served_by(&mut response, who, attempts);
+    response
+}
+
+/// The first item of a stream that is an error, as a body of its own.
+fn item(first: &[u8]) -> Bytes {
+    let lines = first.split(|b| *b == b'\n');
+    let data = lines.filter_map(|line| line.strip_prefix(b"data:")).next();
+    Bytes::copy_from_slice(data.map_or(first, <[u8]>::trim_ascii))
+}
+
+/// A body in which the key does not stand, should a provider quote it.
+fn without_key(auth: &Auth, bytes: Bytes) -> Bytes {
+    let (Auth::Bearer(key) | Auth::Header(_, key)) = auth else { return bytes };
+    let found = memchr::memmem::find(&bytes, key.expose().as_bytes()).is_some();
+    match found && !key.expose().is_empty() {
+        true => Bytes::from(String::from_utf8_lossy(&bytes).replace(key.expose(), "***")),
+        false => bytes,
+    }
+}
+
+/// `retry-after-ms`, or `Retry-After` in seconds.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let number = |name: &str| headers.get(name)?.to_str().ok()?.trim().parse::<f64>().ok();
+    let seconds = number("retry-after-ms").map(|ms| ms / 1e3).or_else(|| number("retry-after"))?;
+    Duration::try_from_secs_f64(seconds).ok()
+}
+
+async fn bounded(body: &mut PooledBody, limit: Duration) -> Bytes {
+    let mut all = BytesMut::new();
+    while let Ok(Some(Ok(frame))) = timeout(limit, body.frame()).await {
+        let Ok(data) = frame.into_data() else { continue };
+        if all.len() + data.len() > ERROR_BODY {
+            break;
+        }
+        all.extend_from_slice(&data);
+    }
+    all.freeze()
+}
+
+/// What is to be paid for an answer, once it has ended.
+pub(crate) struct Bill {
+    px: Arc<Proxy>,
+    provider: Arc<Provider>,
+    model: Arc<HostedModel>,
+    /// Bytes of the prompt, for a provider that does not count.
+    prompt: u64,
+}
+
+impl Bill {
+    /// Pays for what was used. `items`: pieces of the answer, if nobody counted tokens.
+    pub(crate) fn settle(&self, usage: &Usage, items: u64) {
+        let usage = Usage {
+            prompt_tokens: usage.prompt_tokens.or(Some(self.prompt / 4)),
+            output_tokens: usage.output_tokens.or(Some(items)),
+            ..*usage
+        };
+        let usd = price(&self.model.cost, &usage);
+        if usd > 0.0 {
+            self.px.accounts.paid(&self.provider, usd, today());
+            self.px.metrics.cost(&self.provider.name, &self.model.id, usd);
+        }
+    }
+}
+
+/// Dollars for an answer.
+fn price(cost: &Cost, usage: &Usage) -> f64 {
+    let tokens = |n: Option<u64>| n.unwrap_or(0) as f64;
+    let (read, written) = (tokens(usage.cached_tokens), tokens(usage.cache_writes));
+    // What the cache gave is among the tokens of the prompt.
+    let fresh = (tokens(usage.prompt_tokens) - read - written).max(0.0);
+    let million = fresh * cost.input
+        + read * cost.cache_read
+        + written * cost.cache_write
+        + tokens(usage.output_tokens) * cost.output;
+    million / 1e6
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::Secret;
+
+    #[test]
+    fn an_answer_costs_what_its_tokens_cost() {
+        let cost = Cost { input: 3.0, output: 15.0, cache_read: 0.3, cache_write: 3.75 };
+        let usage = Usage {
+            prompt_tokens: Some(1_000_000),
+            cached_tokens: Some(400_000),
+            cache_writes: Some(100_000),
+            output_tokens: Some(200_000),
+            ..Usage::default()
+        };
+        let usd = price(&cost, &usage);
+        assert!((usd - (1.5 + 0.12 + 0.375 + 3.0)).abs() < 1e-9, "{usd}");
+        assert_eq!(price(&Cost::default(), &usage), 0.0);
+    }
+
+    #[test]
+    fn a_provider_that_quotes_the_key_is_not_quoted() {
+        let auth = Auth::Bearer(Secret::new("sk-canary"));
+        let body = Bytes::from_static(br#"{"error":{"message":"bad key sk-canary"}}"#);
+        assert_eq!(without_key(&auth, body), r#"{"error":{"message":"bad key ***"}}"#);
+    }
+}
