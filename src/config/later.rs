@@ -7,9 +7,7 @@ use serde_json::Value;
 use super::written::Config;
 
 /// The path of each such key, and what will act on it.
-const LATER: &[(&str, &str)] = &[
-    ("admin.prometheusFile", "the file for Prometheus"),
-];
+const LATER: &[(&str, &str)] = &[("admin.prometheusFile", "the file for Prometheus")];
 
 /// Keys of `local[]` of the same sort.
 const LATER_LOCAL: &[(&str, &str)] = &[("user", "checking who owns a model server's socket")];

@@ -6,8 +6,11 @@
 //! next step. Nothing goes to a provider unless the chain names it, and only for who may spend.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
+use bytes::Bytes;
 use http::{Response, StatusCode};
+use serde_json::json;
 
 use crate::api::hosted::Fit;
 use crate::api::peek::Peeked;
@@ -15,7 +18,7 @@ use crate::config::Config;
 use crate::config::chains::{Chain, Chains, Meaning, Step};
 use crate::directory::Snapshot;
 use crate::net::Body;
-use crate::telemetry::events::Finished;
+use crate::telemetry::events::{Finished, timestamp};
 use crate::types::{
     Blame, CallerKind, Moment, Op, Outcome, Principal, RequestedModel, Source, Verb, Who,
 };
@@ -23,11 +26,12 @@ use crate::types::{
 use super::accounts::Skip;
 use super::asked::Asked;
 use super::error::{Failure, plain};
-use super::hosted::{self, Hosted, Words};
+use super::hosted::{self, Answer, Hosted};
 use super::plan::{self, Planned};
 use super::replay::Held;
 use super::serve::served_by;
 use super::wishes::Where;
+use super::words::{Unsaid, Words};
 use super::{Proxy, Running, listed, local, question};
 
 /// A request whose body is known as far as it has to be.
@@ -150,8 +154,9 @@ pub(crate) async fn run(
     log.give_up(px, config, q)
 }
 
-/// `show` and `/v1/models/:m` of a chain of which the mesh has no step: what the configuration
-/// says of its first provider's model.
+/// What needs no provider, of a chain of which the mesh has no step: `show` and `/v1/models/:m`
+/// say what the configuration says of its first provider's model, and a load has nothing to do
+/// (`ollama run` begins with one).
 fn described(px: &Proxy, q: &Question<'_>, chain: &Chain) -> Option<Response<Body>> {
     let snapshot = px.directory.load();
     let mut there = chain.steps.iter().filter(|step| match step {
@@ -159,7 +164,9 @@ fn described(px: &Proxy, q: &Question<'_>, chain: &Chain) -> Option<Response<Bod
         Step::Hosted { provider, .. } => may_spend(&snapshot, q.asked, provider.users.as_deref()),
     });
     let Some(Step::Hosted { provider, model }) = there.next() else { return None };
+    let bare = q.peeked.is_bare(q.asked.route.api, q.asked.route.op);
     let (kind, body) = match q.asked.route.op {
+        op if bare => ("application/json; charset=utf-8", loaded(q, op == Op::Chat)),
         Op::Show => ("application/json; charset=utf-8", listed::show(provider, model)),
         Op::Model => ("application/json", listed::model(provider, model, &q.model.spelling)),
         _ => return None,
@@ -167,6 +174,21 @@ fn described(px: &Proxy, q: &Question<'_>, chain: &Chain) -> Option<Response<Bod
     let mut response = plain(StatusCode::OK, kind, body);
     served_by(&mut response, &Hosted { provider, model }.label(), 0);
     Some(response)
+}
+
+/// Ollama's answer to a prompt that is none.
+fn loaded(q: &Question<'_>, chat: bool) -> Bytes {
+    let mut said = json!({
+        "model": &*q.model.spelling,
+        "created_at": timestamp(SystemTime::now()),
+        "done": true,
+        "done_reason": if q.unload { "unload" } else { "load" },
+    });
+    match chat {
+        true => said["message"] = json!({ "role": "assistant", "content": "" }),
+        false => said["response"] = "".into(),
+    }
+    said.to_string().into()
 }
 
 /// The steps that may serve this request at all.
@@ -196,8 +218,8 @@ fn may_do(px: &Proxy, q: &Question<'_>, step: &Step) -> bool {
         Step::Mesh { key, .. } => px.directory.load().models.contains_key(key),
         Step::Hosted { provider, model } => {
             let open = px.accounts.open(provider, &model.id, px.clock.now(), hosted::today());
-            let passes = matches!(Hosted { provider, model }.fit(q), Fit::Pass(_));
-            passes && matches!(open, Ok(()) | Err(Skip::Down))
+            let fits = Hosted { provider, model }.fit(q) != Fit::Cannot;
+            fits && matches!(open, Ok(()) | Err(Skip::Down))
         }
     }
 }
@@ -295,7 +317,7 @@ struct Log {
     /// Whether all that was tried does not exist.
     absent: bool,
     /// The only provider's own words.
-    answer: Option<(String, Box<Words>)>,
+    answer: Option<(String, Box<Answer>)>,
 }
 
 impl Default for Log {
@@ -317,7 +339,7 @@ impl Log {
         who: String,
         reason: &'static str,
         text: String,
-        answer: Option<Box<Words>>,
+        answer: Option<Box<Answer>>,
     ) {
         tracing::info!(
             request_id = %q.asked.request_id, step = %who, reason,
@@ -349,10 +371,20 @@ impl Log {
             self.passed(hosted.label(), "the request is larger than limits.replayBytes");
             return Ok(None);
         }
+        let words = match Words::of(q, &hosted) {
+            Ok(words) => words,
+            Err(Unsaid::Wrong(why)) => {
+                return Err(Failure::caller(StatusCode::BAD_REQUEST, why));
+            }
+            Err(Unsaid::Cannot(why)) => {
+                self.passed(hosted.label(), &why);
+                return Ok(None);
+            }
+        };
         tracing::info!(
             request_id = %q.asked.request_id, step = %hosted.label(), "the request leaves the mesh",
         );
-        match hosted::attempt(px, config, q, hosted, self.asked, running).await {
+        match hosted::attempt(px, config, q, hosted, words, self.asked, running).await {
             Ok(answer) => Ok(Some(answer)),
             Err(fail) => {
                 self.absent &= fail.reason == "not_found";

@@ -20,7 +20,7 @@ use crate::telemetry::{Clock, RequestMeter};
 use crate::types::{ClientKind, Moment, Outcome};
 
 use super::Running;
-use super::hosted::Bill;
+use super::bill::Bill;
 
 /// What an answer may teach of the engine that gave it.
 pub(crate) struct Lesson {

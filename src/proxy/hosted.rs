@@ -19,21 +19,25 @@ use tokio::time::timeout;
 use crate::api::echo::Echo;
 use crate::api::ending::{Ending, Usage};
 use crate::api::headers::{self, Target};
-use crate::api::hosted::{Fields, Fit, Opening, Rest, Verdict, fit, opening, verdict};
-use crate::config::{Auth, Config, Cost, HostedModel, Provider};
+use crate::api::hosted::{Fit, Opening, Rest, Verdict, fit, opening, verdict};
+use crate::config::{Auth, Config, HostedModel, Provider};
 use crate::net::{Body, ConnectError, PooledBody, full};
 use crate::telemetry::events::Finished;
-use crate::types::{Api, Moment, NodeId, Outcome, ProviderApi};
+use crate::types::{Moment, NodeId, Outcome, ProviderApi};
 
 use super::ask::host_of;
+use super::bill::Bill;
 use super::chain::Question;
 use super::finish::Finish;
 use super::relay::{Idle, Relay};
 use super::serve::served_by;
+use super::words::{self, Back, Words};
 use super::{Proxy, Running};
 
 /// Longest error body that is read.
 const ERROR_BODY: usize = 64 * 1024;
+/// Longest answer in one piece that is translated.
+const ANSWER_BODY: usize = 64 << 20;
 /// What a caller who says nothing of it speaks of Anthropic's dialect.
 const ANTHROPIC: HeaderValue = HeaderValue::from_static("2023-06-01");
 /// Headers of a dialect that a caller may set.
@@ -47,11 +51,11 @@ pub(crate) struct Fail {
     /// What is said of it. Never holds what the provider wrote.
     pub(crate) text: String,
     /// The provider's own answer, for when nobody else can do better.
-    pub(crate) answer: Option<Box<Words>>,
+    pub(crate) answer: Option<Box<Answer>>,
 }
 
 /// A provider's own answer, whole.
-pub(crate) type Words = (StatusCode, HeaderMap, Bytes);
+pub(crate) type Answer = (StatusCode, HeaderMap, Bytes);
 
 impl Fail {
     fn new(reason: &'static str, text: impl Into<String>) -> Fail {
@@ -75,7 +79,7 @@ pub(crate) fn today() -> u64 {
 impl Hosted<'_> {
     /// How the caller's dialect fits this model.
     pub(crate) fn fit(&self, q: &Question<'_>) -> Fit {
-        fit(q.asked.route.api, q.asked.route.op, self.model.api.unwrap_or(self.provider.api))
+        fit(q.asked.route.api, q.asked.route.op, self.speaks())
     }
 
     /// What `served-by` says.
@@ -88,20 +92,26 @@ impl Hosted<'_> {
         NodeId::Configured(format!("provider/{}", self.provider.name).into())
     }
 
+    /// What it speaks for this model.
+    pub(crate) fn speaks(&self) -> ProviderApi {
+        self.model.api.unwrap_or(self.provider.api)
+    }
+
     /// The upstream request.
-    fn request(&self, q: &Question<'_>, path: &str) -> Option<Request<Body>> {
+    fn request(&self, q: &Question<'_>, words: &Words) -> Option<Request<Body>> {
         let mut head = q.asked.head.headers.clone();
         headers::request(&mut head, Target::Hosted);
         for name in [CONTENT_LENGTH, CONTENT_ENCODING] {
             head.remove(name);
         }
-        for name in DIALECT {
+        head.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        // What a caller says of his own dialect means nothing in another.
+        for name in DIALECT.into_iter().filter(|_| words.back.is_none()) {
             if let Some(value) = q.asked.head.headers.get(name) {
                 head.insert(HeaderName::from_static(name), value.clone());
             }
         }
-        let speaks = self.model.api.unwrap_or(self.provider.api);
-        if speaks == ProviderApi::Messages {
+        if self.speaks() == ProviderApi::Messages {
             head.entry(DIALECT[0]).or_insert(ANTHROPIC);
         }
         let secret = |text: &str| {
@@ -125,11 +135,12 @@ impl Hosted<'_> {
         if let Ok(id) = HeaderValue::from_str(&q.asked.request_id) {
             head.insert("x-request-id", id);
         }
-        let mut request = Request::new(full(self.body(q)?));
+        let mut request = Request::new(full(words.body.clone()));
         *request.method_mut() = q.asked.head.method.clone();
-        let query = q.asked.head.uri.query().map_or_else(String::new, |q| format!("?{q}"));
-        *request.uri_mut() =
-            format!("{}{path}{query}", self.provider.server.prefix).parse().ok()?;
+        let query = q.asked.head.uri.query().filter(|_| words.back.is_none());
+        let query = query.map_or_else(String::new, |query| format!("?{query}"));
+        let path = format!("{}{}{query}", self.provider.server.prefix, words.path);
+        *request.uri_mut() = path.parse().ok()?;
         *request.headers_mut() = head;
         Some(request)
     }
@@ -143,22 +154,6 @@ impl Hosted<'_> {
             }
             _ => host_of(&self.provider.dial()),
         }
-    }
-
-    /// The caller's body with the provider's name of the model and its own members.
-    fn body(&self, q: &Question<'_>) -> Option<Bytes> {
-        let mut fields = Fields::read(&q.held.frames().concat())?;
-        fields.set("model", &serde_json::Value::from(&*self.model.id));
-        if q.asked.route.api == Api::Ollama {
-            fields.remove("name");
-        } else if self.provider.api != ProviderApi::Ollama {
-            // OpenClaw sends Ollama's options in every dialect; strict servers refuse them.
-            fields.remove("options");
-        }
-        for (name, value) in &self.provider.body {
-            fields.set(name, value);
-        }
-        Some(fields.write())
     }
 
     /// Looks in the background whether a provider that could not be reached is back.
@@ -180,21 +175,18 @@ pub(crate) async fn attempt(
     config: &Config,
     q: &Question<'_>,
     hosted: Hosted<'_>,
+    words: Words,
     tried: u32,
     running: &mut Option<Running>,
 ) -> Result<Response<Body>, Fail> {
     let Hosted { provider, model } = hosted;
-    let Fit::Pass(path) = hosted.fit(q) else {
-        return Err(Fail::new("dialect", "it does not speak the caller's dialect"));
-    };
     let started = px.clock.now();
-    let unread = || Fail::new("body", "the request's body cannot be put in its words");
-    let request = hosted.request(q, path).ok_or_else(unread)?;
+    let request = hosted.request(q, &words).ok_or_else(unfit)?;
     px.accounts.sent(provider, started, today());
     let place = px.begins(q.asked, &q.model.bare);
     place.sent(&hosted.label(), false, Duration::ZERO);
     let limit = provider.timeout.unwrap_or(px.timing.hosted_head);
-    let response = match timeout(limit, send(px, q, hosted, path, request)).await {
+    let response = match timeout(limit, send(px, q, hosted, &words, request)).await {
         Ok(Ok(response)) => response,
         Ok(Err(fail)) => return Err(rested(px, config, hosted, fail)),
         Err(_) => {
@@ -202,10 +194,12 @@ pub(crate) async fn attempt(
             return Err(rested(px, config, hosted, Fail::new("silent", text)));
         }
     };
+    let back = words.back;
     let (mut head, mut body) = response.into_parts();
     if !head.status.is_success() {
         let bytes = bounded(&mut body, limit).await;
-        return refused(px, config, q, hosted, (head.status, head.headers, bytes), tried, started);
+        let said = (head.status, head.headers, bytes);
+        return refused(px, config, q, hosted, back.as_ref(), said, tried, started);
     }
     if let Err(reject) = headers::response(head.status, &mut head.headers) {
         return Err(rested(px, config, hosted, Fail::new("bad_answer", reject.to_string())));
@@ -234,18 +228,36 @@ pub(crate) async fn attempt(
                 let status = status.and_then(|s| StatusCode::from_u16(s).ok());
                 let status = status.unwrap_or(StatusCode::BAD_GATEWAY);
                 let said = (status, head.headers, item(&first));
-                return refused(px, config, q, hosted, said, tried, started);
+                return refused(px, config, q, hosted, back.as_ref(), said, tried, started);
             }
         }
     }
+    let spoken = back.as_ref().map_or((q.asked.route.api, q.asked.route.op), Back::spoken);
+    let mut ending = Ending::new(spoken.0, spoken.1, Some(&kind));
+    let odd = |text| rested(px, config, hosted, Fail::new("bad_answer", text));
+    if let Some(back) = &back
+        && back.stream != kind.starts_with("text/event-stream")
+    {
+        return Err(odd(match back.stream {
+            true => "it answered with no stream",
+            false => "it answered with a stream that nobody asked for",
+        }));
+    }
+    let mut whole = None;
+    if let Some(back) = back.as_ref().filter(|back| !back.stream) {
+        let bytes = all(&mut body, std::mem::take(&mut first), limit).await;
+        let bytes = bytes.map_err(|fail| rested(px, config, hosted, fail))?;
+        ending.feed(&bytes);
+        let took = px.clock.now().since(started);
+        let answer = back.clone().whole(q, px.next_attempt_id(), &bytes, took);
+        whole = Some(answer.map_err(|_| odd("its answer could not be read"))?);
+    }
     px.accounts.answered(provider, &model.id);
-    let ending = Ending::new(q.asked.route.api, q.asked.route.op, Some(&kind));
-    let echo = Echo::new(q.asked.route.api, &model.id, &q.model.spelling);
     let attempts = tried.saturating_add(1);
     let Some(running) = running.take() else {
         return Err(Fail::new("body", "the request was answered already"));
     };
-    let finish = Finish {
+    let mut finish = Finish {
         clock: px.clock,
         arrived: q.arrived,
         attempted: started,
@@ -278,15 +290,41 @@ pub(crate) async fn attempt(
         }),
         _running: running,
     };
-    let idle = provider.timeout.unwrap_or(px.timing.idle_after_first_byte);
-    let idle = Idle { limit: idle, dead: idle };
-    let first = (!first.is_empty()).then(|| first.freeze());
-    let relay =
-        Relay::new(body, first, ending, Some(echo), provider.name.to_string(), idle, finish);
-    let mut response = Response::from_parts(head, relay.boxed_unsync());
-    response.headers_mut().remove(CONTENT_LENGTH);
+    head.headers.remove(CONTENT_LENGTH);
+    if let Some(back) = &back {
+        head.headers.insert(CONTENT_TYPE, back.content_type());
+    }
+    let body = match whole {
+        Some(answer) => {
+            finish.byte();
+            (finish.usage, finish.outcome) = (ending.usage(), Some(Outcome::Done));
+            full(answer)
+        }
+        None => {
+            let limit = provider.timeout.unwrap_or(px.timing.idle_after_first_byte);
+            let idle = Idle { limit, dead: limit };
+            let first = (!first.is_empty()).then(|| first.freeze());
+            let echo = Echo::new(q.asked.route.api, &model.id, &q.model.spelling);
+            let echo = back.is_none().then_some(echo);
+            let who = provider.name.to_string();
+            let relay = Relay::new(body, first, ending, echo, who, idle, finish);
+            match back {
+                Some(back) => {
+                    let id = px.next_attempt_id();
+                    back.stream(q, id, relay, px.clock, started).boxed_unsync()
+                }
+                None => relay.boxed_unsync(),
+            }
+        }
+    };
+    let mut response = Response::from_parts(head, body);
     served_by(&mut response, &hosted.label(), attempts);
     Ok(response)
+}
+
+/// No request can be made of it.
+fn unfit() -> Fail {
+    Fail::new("body", "the request cannot be put in its words")
 }
 
 /// Sends the request, once more on a new connection if a kept one turned out to be dead.
@@ -294,7 +332,7 @@ async fn send(
     px: &Arc<Proxy>,
     q: &Question<'_>,
     hosted: Hosted<'_>,
-    path: &str,
+    words: &Words,
     request: Request<Body>,
 ) -> Result<Response<PooledBody>, Fail> {
     let (id, dial) = (hosted.id(), hosted.provider.dial());
@@ -309,8 +347,7 @@ async fn send(
         Ok(response) => Ok(response),
         Err(_) if reused => {
             let lease = px.pool.fresh(&id, &dial).await.map_err(unreached)?;
-            let unread = || Fail::new("body", "the request cannot be sent again");
-            let request = hosted.request(q, path).ok_or_else(unread)?;
+            let request = hosted.request(q, words).ok_or_else(unfit)?;
             lease.send(request).await.map_err(|_| Fail::new("reset", "it broke off"))
         }
         Err(_) => Err(Fail::new("reset", "it broke off")),
@@ -333,7 +370,8 @@ fn refused(
     config: &Config,
     q: &Question<'_>,
     hosted: Hosted<'_>,
-    (status, mut head, bytes): (StatusCode, HeaderMap, Bytes),
+    back: Option<&Back>,
+    (status, mut head, bytes): Answer,
     tried: u32,
     started: Moment,
 ) -> Result<Response<Body>, Fail> {
@@ -341,6 +379,7 @@ fn refused(
     let clean = headers::response(status, &mut head).is_ok();
     head.remove(CONTENT_LENGTH);
     let bytes = without_key(&hosted.provider.auth, bytes);
+    let (status, head, bytes) = words::error(q, back, (status, head, bytes));
     match verdict {
         Verdict::Tell => {
             px.accounts.answered(hosted.provider, &hosted.model.id);
@@ -384,7 +423,7 @@ fn refused(
 }
 
 /// A provider's own words, for the caller.
-pub(crate) fn said(who: &str, (status, head, bytes): Words, attempts: u32) -> Response<Body> {
+pub(crate) fn said(who: &str, (status, head, bytes): Answer, attempts: u32) -> Response<Body> {
     let mut response = Response::new(full(bytes));
     *response.status_mut() = status;
     *response.headers_mut() = head;
@@ -416,6 +455,24 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     Duration::try_from_secs_f64(seconds).ok()
 }
 
+/// All of an answer in one piece, of which this much has come.
+async fn all(body: &mut PooledBody, first: BytesMut, limit: Duration) -> Result<Bytes, Fail> {
+    let mut all = first;
+    loop {
+        match timeout(limit, body.frame()).await {
+            Err(_) => return Err(Fail::new("silent", "it fell silent")),
+            Ok(None) => return Ok(all.freeze()),
+            Ok(Some(Err(_))) => return Err(Fail::new("reset", "it broke off")),
+            Ok(Some(Ok(frame))) => {
+                all.extend_from_slice(frame.data_ref().unwrap_or(&Bytes::new()));
+            }
+        }
+        if all.len() > ANSWER_BODY {
+            return Err(Fail::new("bad_answer", "its answer is longer than any answer"));
+        }
+    }
+}
+
 async fn bounded(body: &mut PooledBody, limit: Duration) -> Bytes {
     let mut all = BytesMut::new();
     while let Ok(Some(Ok(frame))) = timeout(limit, body.frame()).await {
@@ -428,63 +485,10 @@ async fn bounded(body: &mut PooledBody, limit: Duration) -> Bytes {
     all.freeze()
 }
 
-/// What is to be paid for an answer, once it has ended.
-pub(crate) struct Bill {
-    px: Arc<Proxy>,
-    provider: Arc<Provider>,
-    model: Arc<HostedModel>,
-    /// Bytes of the prompt, for a provider that does not count.
-    prompt: u64,
-}
-
-impl Bill {
-    /// Pays for what was used. `items`: pieces of the answer, if nobody counted tokens.
-    pub(crate) fn settle(&self, usage: &Usage, items: u64) {
-        let usage = Usage {
-            prompt_tokens: usage.prompt_tokens.or(Some(self.prompt / 4)),
-            output_tokens: usage.output_tokens.or(Some(items)),
-            ..*usage
-        };
-        let usd = price(&self.model.cost, &usage);
-        if usd > 0.0 {
-            self.px.accounts.paid(&self.provider, usd, today());
-            self.px.metrics.cost(&self.provider.name, &self.model.id, usd);
-        }
-    }
-}
-
-/// Dollars for an answer.
-fn price(cost: &Cost, usage: &Usage) -> f64 {
-    let tokens = |n: Option<u64>| n.unwrap_or(0) as f64;
-    let (read, written) = (tokens(usage.cached_tokens), tokens(usage.cache_writes));
-    // What the cache gave is among the tokens of the prompt.
-    let fresh = (tokens(usage.prompt_tokens) - read - written).max(0.0);
-    let million = fresh * cost.input
-        + read * cost.cache_read
-        + written * cost.cache_write
-        + tokens(usage.output_tokens) * cost.output;
-    million / 1e6
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::types::Secret;
-
-    #[test]
-    fn an_answer_costs_what_its_tokens_cost() {
-        let cost = Cost { input: 3.0, output: 15.0, cache_read: 0.3, cache_write: 3.75 };
-        let usage = Usage {
-            prompt_tokens: Some(1_000_000),
-            cached_tokens: Some(400_000),
-            cache_writes: Some(100_000),
-            output_tokens: Some(200_000),
-            ..Usage::default()
-        };
-        let usd = price(&cost, &usage);
-        assert!((usd - (1.5 + 0.12 + 0.375 + 3.0)).abs() < 1e-9, "{usd}");
-        assert_eq!(price(&Cost::default(), &usage), 0.0);
-    }
 
     #[test]
     fn a_provider_that_quotes_the_key_is_not_quoted() {

@@ -16,6 +16,7 @@ mod accounts;
 mod ask;
 mod asked;
 mod attempt;
+mod bill;
 mod chain;
 mod error;
 mod explain;
@@ -39,6 +40,7 @@ mod vigil;
 mod wait;
 mod way;
 mod wishes;
+mod words;
 
 use std::hash::RandomState;
 use std::sync::Arc;

@@ -121,6 +121,14 @@ impl Relay {
         }
     }
 
+    /// Whoever reads it took an error out of it, and wants no more.
+    pub(crate) fn failed(mut self) {
+        self.count();
+        if let Some(mut finish) = self.finish.take() {
+            finish.outcome = Some(Outcome::UpstreamError);
+        }
+    }
+
     fn lost(&self, how: &str) -> String {
         format!("mesh: {} {how} in mid-reply", self.node)
     }

@@ -38,4 +38,5 @@ mod sharing;
 mod show;
 mod tailscaled;
 mod tour;
+mod translated;
 mod world;

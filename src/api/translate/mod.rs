@@ -3,7 +3,7 @@
 //!
 //! Four directions, for providers that do not speak what the caller speaks: Ollama's own to OpenAI
 //! chat and to Anthropic messages, Anthropic messages to OpenAI chat, OpenAI responses to OpenAI
-//! chat. [`Translation::request`] changes a body; [`Translation::whole`] an answer in one piece;
+//! chat; and Ollama's embeddings to OpenAI's. [`Translation::request`] changes a body; [`Translation::whole`] an answer in one piece;
 //! a [`Stream`] takes the provider's bytes, cut anywhere, and gives the caller's.
 //!
 //! Bodies are values, not types, so that a field nobody here knows goes on as it is; what the
@@ -13,6 +13,7 @@
 
 mod answer;
 mod ask;
+mod embed;
 mod image;
 mod piece;
 mod sse;
@@ -35,6 +36,7 @@ enum From {
     Generate,
     Messages,
     Responses,
+    Embed,
 }
 
 /// What the provider speaks.
@@ -112,6 +114,7 @@ impl Translation {
             (Api::Ollama, Op::Generate) => From::Generate,
             (Api::Messages, Op::Messages) => From::Messages,
             (Api::Responses, Op::Responses) => From::Responses,
+            (Api::Ollama, Op::Embed) => From::Embed,
             _ => return None,
         };
         let to = match (from, provider) {
@@ -120,6 +123,25 @@ impl Translation {
             _ => return None,
         };
         Some(Translation { from, to })
+    }
+
+    /// The dialect and the kind of the answer that a provider gives.
+    pub fn spoken(&self) -> (Api, Op) {
+        match (self.from, self.to) {
+            (From::Embed, _) => (Api::Embeddings, Op::Embed),
+            (_, To::Chat) => (Api::Chat, Op::Chat),
+            (_, To::Messages) => (Api::Messages, Op::Messages),
+        }
+    }
+
+    /// The `Content-Type` of the answer that the caller gets.
+    pub fn content_type(&self, stream: bool) -> &'static str {
+        match (self.from, stream) {
+            (From::Chat | From::Generate, true) => "application/x-ndjson",
+            (From::Chat | From::Generate | From::Embed, _) => "application/json; charset=utf-8",
+            (From::Messages | From::Responses, true) => "text/event-stream",
+            (From::Messages | From::Responses, false) => "application/json",
+        }
     }
 
     /// The request for the provider.
@@ -141,6 +163,7 @@ impl Translation {
             }
             (From::Messages, _) => ask::messages_chat::request(body, target),
             (From::Responses, _) => ask::responses_chat::request(body, target),
+            (From::Embed, _) => embed::request(body, target).map(|body| (body, false)),
         }?;
         Ok(Asked { body: body.into(), stream, echoed })
     }
@@ -148,16 +171,20 @@ impl Translation {
     /// A whole answer for the caller; `Err` = the provider failed, whatever its status: its words.
     /// `took` is the time from the request to the answer.
     pub fn whole(&self, body: &Value, reply: &Reply, took: Duration) -> Result<Value, String> {
-        let pieces = match self.to {
+        Ok(match self.from {
+            From::Chat => native::whole(self.pieces(body)?, reply, false, took),
+            From::Generate => native::whole(self.pieces(body)?, reply, true, took),
+            From::Messages => to_messages::whole(self.pieces(body)?, reply),
+            From::Responses => responses::whole(self.pieces(body)?, reply),
+            From::Embed => embed::whole(body, reply, took)?,
+        })
+    }
+
+    fn pieces(&self, body: &Value) -> Result<Vec<Piece>, String> {
+        match self.to {
             To::Chat => chat::whole(body),
             To::Messages => messages::whole(body),
-        }?;
-        Ok(match self.from {
-            From::Chat => native::whole(pieces, reply, false, took),
-            From::Generate => native::whole(pieces, reply, true, took),
-            From::Messages => to_messages::whole(pieces, reply),
-            From::Responses => responses::whole(pieces, reply),
-        })
+        }
     }
 
     /// A machine for an answer that comes as a stream.
@@ -167,7 +194,8 @@ impl Translation {
             To::Messages => Reader::Messages(messages::Reader::default()),
         };
         let writer = match self.from {
-            From::Chat => Writer::Native(native::Writer::new(reply, false)),
+            // Vectors do not come as a stream.
+            From::Chat | From::Embed => Writer::Native(native::Writer::new(reply, false)),
             From::Generate => Writer::Native(native::Writer::new(reply, true)),
             From::Messages => Writer::Messages(to_messages::Writer::new(reply)),
             From::Responses => Writer::Responses(Box::new(responses::Writer::new(reply))),
