@@ -1,7 +1,8 @@
 //! `/explain`: where a request for a model would go now, and why.
 //!
 //! In flow the picture of the mesh and, from the query, what such a request would be like; out
-//! flows each offer weighed, and the nodes that have the model and cannot be asked for it. It is
+//! flows each offer weighed, the nodes that have the model and cannot be asked for it, and the
+//! steps of the chain that the name means, providers' with why they are passed over. It is
 //! the choice that a program on this machine would meet, without a session and without being
 //! made: nothing is sent, and nobody is asked.
 
@@ -12,10 +13,12 @@ use serde_json::{Value, json};
 use crate::api::query::Query;
 use crate::balance;
 use crate::config::Config;
+use crate::config::chains::{Chain, Chains, Meaning, Step};
+use crate::directory::accounts::{Accounts, today};
 use crate::directory::weigh::{self, Fate, Scales};
 use crate::directory::{Model, Need, Offer, Snapshot};
 use crate::telemetry::words;
-use crate::types::{Api, Capabilities, ClientKind, Moment, RequestedModel};
+use crate::types::{Api, Capabilities, ClientKind, ModelKey, Moment, RequestedModel};
 
 /// Tokens of a prompt when nothing is said: a question in a chat that has just begun.
 const PROMPT: u64 = 500;
@@ -26,13 +29,25 @@ const MOST: u64 = 1 << 32;
 pub(super) fn explain(
     snapshot: &Snapshot,
     config: &Config,
+    accounts: &Accounts,
     query: &Query,
     now: Moment,
 ) -> Result<Value, String> {
     let named = query.text("model").unwrap_or_default();
     let named =
         RequestedModel::parse(named).map_err(|error| format!("model={}: {error}", words(named)))?;
-    let (key, aliased) = snapshot.means(&config.aliases, &named.key);
+    let has = |key: &ModelKey| snapshot.models.contains_key(key);
+    let chain = match Chains::of(config).resolve(&named, None, has) {
+        Meaning::Chain(chain) => chain,
+        Meaning::Plain | Meaning::NoAgent => Chain::default(),
+    };
+    // Nodes are weighed for the first step that one of them has.
+    let in_mesh = chain.steps.iter().filter_map(|step| match step {
+        Step::Mesh { key, .. } => Some(key),
+        Step::Hosted { .. } => None,
+    });
+    let key = in_mesh.clone().find(|key| has(key)).or(in_mesh.clone().next());
+    let key = key.unwrap_or(&named.key).clone();
     let prompt = query.number("promptTokens").unwrap_or(PROMPT).min(MOST);
     let num_ctx = query.number("numCtx").map(|n| n.min(MOST));
     let model = snapshot.models.get(&key);
@@ -69,7 +84,7 @@ pub(super) fn explain(
         prompt_tokens: prompt,
         max_output: embeds.then_some(0),
         num_ctx,
-        min_context: 0,
+        min_context: chain.min_context,
         prefer_local: config.prefer_local,
     };
     let scales = Scales { offers: &offers, need: &need, ask: &ask, now };
@@ -83,7 +98,7 @@ pub(super) fn explain(
         .collect();
     Ok(json!({
         "model": key.short(),
-        "alias": aliased.then(|| named.key.short().to_owned()),
+        "alias": (key != named.key).then(|| named.key.short().to_owned()),
         "pinned": named.node.as_ref().map(ToString::to_string),
         "ask": {
             "api": api.label(), "promptTokens": prompt, "numCtx": num_ctx,
@@ -91,16 +106,45 @@ pub(super) fn explain(
         },
         "usable": usable,
         "goes": goes,
+        "agent": chain.agent.as_deref(),
+        "steps": chain.steps.iter().map(|step| row(step, &chain, snapshot, accounts, now)).collect::<Vec<_>>(),
         "candidates": weighed.into_iter().map(|w| w.row).collect::<Vec<_>>(),
         "others": others(snapshot, model, &key, &offers, now),
     }))
+}
+
+/// A step of the chain: whether it would be tried now, or why not.
+fn row(step: &Step, chain: &Chain, snapshot: &Snapshot, accounts: &Accounts, now: Moment) -> Value {
+    let mut row = json!({ "step": words(&step.label()) });
+    let why = match step {
+        Step::Mesh { key, .. } => (!snapshot.models.contains_key(key)).then_some("no node has it"),
+        Step::Hosted { provider, model } => {
+            let day = today();
+            let spent = accounts.spent(provider, day);
+            row["requestsToday"] = spent.requests.into();
+            row["usdToday"] = spent.usd.into();
+            row["usdBudget"] = provider.budget.into();
+            match (chain.place, accounts.open(provider, &model.id, now, day)) {
+                (Some(_), _) => Some("the agent's `where` keeps it in the mesh"),
+                (None, Err(skip)) => Some(skip.text()),
+                (None, Ok(())) if model.context.is_some_and(|c| c < chain.min_context) => {
+                    Some("its context window is under the agent's `minContext`")
+                }
+                (None, Ok(())) => None,
+            }
+        }
+    };
+    row["hosted"] = matches!(step, Step::Hosted { .. }).into();
+    row["open"] = why.is_none().into();
+    row["why"] = why.into();
+    row
 }
 
 /// The nodes that have the model, or had it, and are not in the choice.
 fn others(
     snapshot: &Snapshot,
     model: Option<&Arc<Model>>,
-    key: &crate::types::ModelKey,
+    key: &ModelKey,
     offers: &[Arc<Offer>],
     now: Moment,
 ) -> Vec<Value> {

@@ -22,6 +22,7 @@ use crate::api::browser;
 use crate::api::query::Query;
 use crate::config::Config;
 use crate::directory::Directory;
+use crate::directory::accounts::Accounts;
 use crate::gate::Share;
 use crate::net::{Body, LanView, TailnetView, full};
 use crate::telemetry::events::timestamp;
@@ -53,6 +54,8 @@ pub struct Parts {
     pub tailnet: watch::Receiver<Arc<TailnetView>>,
     /// The local network.
     pub lan: watch::Receiver<Arc<LanView>>,
+    /// What providers were asked and paid, and how they rest.
+    pub accounts: Arc<Accounts>,
     /// For whom this node works.
     pub share: watch::Receiver<Share>,
     /// True from when the program stops: nobody waits here any longer.
@@ -169,7 +172,7 @@ impl Admin {
     fn explain(&self, query: &Query) -> Response<Body> {
         let config = Arc::clone(&self.parts.config.borrow());
         let snapshot = self.parts.directory.load();
-        match explain::explain(&snapshot, &config, query, self.now()) {
+        match explain::explain(&snapshot, &config, &self.parts.accounts, query, self.now()) {
             Ok(explained) => json(&explained),
             Err(error) => {
                 let mut response = json(&serde_json::json!({ "error": error }));

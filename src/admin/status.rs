@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::pins;
 use crate::config::Config;
+use crate::config::chains::{Chains, Step};
 use crate::directory::{Model, Node, Offer, Path, Snapshot};
 use crate::gate::Share;
 use crate::ladder;
@@ -78,6 +79,7 @@ pub(super) fn status(
         "lan": pins::lan(seen.lan),
         "sharing": sharing(config, seen.share),
         "offline": config.offline,
+        "hosted": hosted(config),
         "listen": config.listen.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "peers": peers,
         "models": models.collect::<Vec<_>>(),
@@ -92,6 +94,19 @@ pub(super) fn status(
             "loadedAt": config.origin.loaded_at.map(timestamp),
         },
     })
+}
+
+/// The providers that may be asked, and the chains that name them.
+fn hosted(config: &Config) -> Vec<Value> {
+    let chains = Chains::of(config);
+    let of = |name: &str| -> Vec<String> {
+        let names =
+            |step: &Step| matches!(step, Step::Hosted { provider, .. } if *provider.name == *name);
+        let named = chains.all().filter(|chain| chain.steps.iter().any(names));
+        named.map(|chain| chain.agent.as_deref().unwrap_or("defaults").to_owned()).collect()
+    };
+    let providers = chains.providers();
+    providers.map(|p| json!({ "name": words(&p.name), "chains": of(&p.name) })).collect()
 }
 
 /// What a peer sees: this node's own engines, and of those what it may list.

@@ -74,6 +74,7 @@ async fn mesh() -> Arc<Admin> {
         tailnet,
         lan,
         share,
+        accounts: Arc::default(),
         draining,
         timing,
     })

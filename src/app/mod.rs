@@ -18,6 +18,7 @@ mod reload;
 mod router;
 mod serve;
 mod sharing;
+mod spend;
 mod state;
 mod wishes;
 
@@ -51,6 +52,7 @@ use doors::Doors;
 use offline::Offline;
 use router::Router;
 use sharing::Sharing;
+use spend::Spend;
 
 pub use networks::rows as network_rows;
 pub use pins::rows as pin_rows;
@@ -108,6 +110,7 @@ pub struct App {
     settings: Arc<ArcSwap<proxy::Settings>>,
     gates: Arc<Gates>,
     offline: Offline,
+    spend: Spend,
     sharing: Arc<Sharing>,
     draining: watch::Sender<bool>,
     drain: Duration,
@@ -135,6 +138,7 @@ impl App {
         let metrics = Metrics::new()?;
         let events = Events::new();
         let offline = Offline::open(state.clone(), &mut config, &events);
+        let spend = Spend::open(state.clone(), &events);
         let timing = Arc::new(timing);
         let name = NodeName::from_dns(&name);
         let config = Arc::new(config);
@@ -213,6 +217,7 @@ impl App {
             timing: Arc::clone(&timing),
             settings: Arc::clone(&settings),
             access: access.clone(),
+            accounts: Arc::clone(&spend.accounts),
             own: Arc::clone(&own),
         });
 
@@ -240,6 +245,7 @@ impl App {
             tailnet: view.clone(),
             lan: lan.clone(),
             share: gates.share(),
+            accounts: Arc::clone(&spend.accounts),
             draining: drained.clone(),
             timing: Arc::clone(&timing),
         });
@@ -329,6 +335,7 @@ impl App {
             })),
             tokio::spawn(Arc::clone(&sharing).keep()),
             tokio::spawn(pins::keep(trust.clone(), Arc::clone(&events), timing.save)),
+            tokio::spawn(spend.clone().keep(timing.save)),
         ];
         let ours = doors.own_addresses();
         let looking = reload::Looking { ours, state, pool, clock };
@@ -343,6 +350,7 @@ impl App {
             settings,
             gates,
             offline,
+            spend,
             sharing,
             draining,
             drain: timing.drain,
@@ -394,6 +402,7 @@ impl App {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         self.directory.save().await;
+        self.spend.save().await;
         if let Some(error) = pins::save_last(&self.trust).await {
             tracing::warn!("pins could not be saved: {error}");
         }

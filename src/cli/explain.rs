@@ -70,8 +70,8 @@ pub(super) async fn run(args: Args, context: Context<'_>) -> Result<(), Failure>
     } else {
         write!(context.out, "{}", told(&explained))?;
     }
-    match explained["usable"].as_u64() {
-        Some(1..) => Ok(()),
+    match (explained["usable"].as_u64(), first(&explained)) {
+        (Some(1..), _) | (_, Some(_)) => Ok(()),
         _ => Err(anyhow!("no node can serve {} now", word(&explained["model"])).into()),
     }
 }
@@ -115,6 +115,13 @@ fn about_node(status: &Value, row: &mut Value) {
     row["unpinned"] = unpinned.into();
 }
 
+/// The provider's step that would be tried first, if it comes before any node.
+fn first(explained: &Value) -> Option<&Value> {
+    let mut steps = list(&explained["steps"]).filter(|step| step["open"] == true);
+    let usable = explained["usable"].as_u64().is_some_and(|n| n > 0);
+    steps.find(|step| usable || step["hosted"] == true).filter(|step| step["hosted"] == true)
+}
+
 fn told(explained: &Value) -> String {
     let mut out = String::new();
     let goes: Vec<String> = list(&explained["goes"]).map(word).collect();
@@ -122,6 +129,9 @@ fn told(explained: &Value) -> String {
     let alias = alias.map_or_else(String::new, |name| format!(" (for {})", plain(name)));
     let tokens = explained["ask"]["promptTokens"].as_u64().unwrap_or(0);
     let where_to = match (goes.as_slice(), list(&explained["candidates"]).count()) {
+        _ if first(explained).is_some() => {
+            format!("goes to {}", first(explained).map(|s| word(&s["step"])).unwrap_or_default())
+        }
         ([], _) => "no node can serve it now".to_owned(),
         ([one], 1) => format!("goes to {one}"),
         ([one], _) => format!("goes to {one}, which ends it first"),
@@ -156,6 +166,7 @@ fn told(explained: &Value) -> String {
         out.push('\n');
         about(&mut out, node);
     }
+    out.push_str(&steps(explained));
     let unused: Vec<&Value> = list(&explained["unused"]).collect();
     if !unused.is_empty() {
         let shown = if goes.is_empty() { unused.len() } else { unused.len().min(UNUSED) };
@@ -170,6 +181,30 @@ fn told(explained: &Value) -> String {
         let _ = writeln!(out, "\nseen and not used: {}", named.join(", "));
     }
     out
+}
+
+/// The steps of the chain, if it has more than the model itself.
+fn steps(explained: &Value) -> String {
+    let steps: Vec<&Value> = list(&explained["steps"]).collect();
+    if steps.iter().all(|step| step["hosted"] != true) && steps.len() < 2 {
+        return String::new();
+    }
+    let of = text(&explained["agent"]);
+    let of = of.map_or_else(String::new, |agent| format!(" of agents.{}", plain(agent)));
+    let mut out = format!("\nsteps{of}, in order\n");
+    for step in steps {
+        let mut said = Vec::new();
+        said.extend(text(&step["why"]).map(|why| format!("passed over: {}", inert(why))));
+        if let Some(usd) = step["usdToday"].as_f64().filter(|usd| *usd > 0.0) {
+            let most = step["usdBudget"].as_f64();
+            let most = most.map_or_else(String::new, |most| format!(" of {most:.2}"));
+            said.push(format!("{usd:.2}{most} dollars today"));
+        }
+        // Writing to a String cannot fail.
+        let _ = writeln!(out, "   {:<32} {}", word(&step["step"]), said.join(", "));
+    }
+    // A line without a remark ends with its name.
+    out.lines().map(|line| format!("{}\n", line.trim_end())).collect()
 }
 
 /// One row of the table: the terms of the score, all in seconds.
@@ -427,6 +462,37 @@ seen and not used: ops (not in sendTo)
         let text = told(&explain(&status(), none));
         let want = "gone:latest, a prompt of 1 token: no node can serve it now\n\nseen and not used: ops (not in sendTo)\n";
         assert_eq!(text, want);
+    }
+
+    #[test]
+    fn the_steps_of_a_chain_are_told_in_order_with_why_one_is_passed_over() {
+        let steps = |first: bool| {
+            json!([
+                { "step": "anthropic/x", "hosted": true, "open": first, "usdToday": 1.5,
+                  "usdBudget": 1.5, "why": (!first).then_some("its budget for today is spent") },
+                { "step": "ollama/big:latest", "hosted": false, "open": true, "why": null },
+            ])
+        };
+        let mut some = weighed();
+        some["agent"] = "writing".into();
+        some["steps"] = steps(false);
+        let text = told(&explain(&status(), some.clone()));
+        assert!(text.starts_with("big:latest, a prompt of 500 tokens: goes to gpu,"), "{text}");
+        let want = "
+steps of agents.writing, in order
+   anthropic/x                      passed over: its budget for today is spent, 1.50 of 1.50 dollars today
+   ollama/big:latest
+";
+        assert!(text.contains(want), "{text}");
+        some["steps"] = steps(true);
+        let text = told(&explain(&status(), some.clone()));
+        assert!(text.contains("tokens: goes to anthropic/x\n"), "{text}");
+        // A provider behind the mesh is not where it goes, unless no node can.
+        let hosted = some["steps"][0].take();
+        some["steps"] = json!([some["steps"][1], hosted]);
+        assert_eq!(first(&some), None);
+        some["usable"] = 0.into();
+        assert_eq!(first(&some).map(|step| word(&step["step"])).as_deref(), Some("anthropic/x"));
     }
 
     #[test]

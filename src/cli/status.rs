@@ -94,9 +94,37 @@ fn head(status: &Value, now: SystemTime) -> String {
     let at: Vec<String> =
         list(&status["listen"]).filter_map(text).map(|at| plain(at).into_owned()).collect();
     let at = if at.is_empty() { String::new() } else { format!("{}   ", at.join(" ")) };
-    line(&mut out, format_args!("apps     {at}{}, {here} here", many(models.len(), "model")));
+    let hosted = hosted(status);
+    line(
+        &mut out,
+        format_args!("apps     {at}{}, {here} here{hosted}", many(models.len(), "model")),
+    );
     line(&mut out, format_args!("sharing  {}", sharing(&status["sharing"])));
     out
+}
+
+/// The providers that may be asked, and for whom.
+fn hosted(status: &Value) -> String {
+    let named: Vec<String> = list(&status["hosted"])
+        .map(|provider| {
+            let chains: Vec<String> = list(&provider["chains"])
+                .filter_map(text)
+                .map(|chain| format!("\"{}\"", plain(chain)))
+                .collect();
+            let name = plain(text(&provider["name"]).unwrap_or("?"));
+            match chains.as_slice() {
+                [] => format!("{name} (by its name only)"),
+                [one] => format!("{name} (chain {one} only)"),
+                several => format!("{name} (chains {})", several.join(", ")),
+            }
+        })
+        .collect();
+    match (named.is_empty(), status["offline"] == true) {
+        (true, true) => "   offline".to_owned(),
+        (true, false) => String::new(),
+        (false, true) => format!("   offline, hosted: {}", named.join(", ")),
+        (false, false) => format!("   hosted: {}", named.join(", ")),
+    }
 }
 
 fn mesh(status: &Value, now: SystemTime) -> String {
@@ -359,6 +387,7 @@ mod tests {
             "node": { "name": "macbook", "id": "x", "owner": "me@example.com" },
             "rung": "coordinator_lost", "why": "connection_refused", "since": ago(725),
             "listen": ["127.0.0.1:11434"],
+            "hosted": [{ "name": "anthropic", "chains": ["writing"] }],
             "sharing": { "when": "auto", "accepting": "mine", "why": "on battery" },
             "peers": [
                 { "name": "gpu", "kind": "rich", "owner": "tag:gpu", "path": "tailnet", "why": "",
@@ -378,7 +407,7 @@ mod tests {
                 { "name": "qwen3:8b", "offers": [offer("macbook", true, 0, 0, 38.0)] },
             ],
             "pins": [{ "state": "live" }, { "state": "live" }, { "state": "suspended" }],
-            "warnings": ["agents has no effect in this version: named chains come later"],
+            "warnings": ["admin.prometheusFile has no effect in this version: the file for Prometheus comes later"],
         })
     }
 
@@ -388,7 +417,7 @@ mod tests {
 tailherd 0.1.0 on macbook (me@)                                               up 3d 4h
 mesh     WITHOUT COORDINATOR for 12 min (connection refused)
          works: all nodes below   lost: new devices, changed permissions   next: LAN (2 pinned)
-apps     127.0.0.1:11434   3 models, 1 here
+apps     127.0.0.1:11434   3 models, 1 here   hosted: anthropic (chain \"writing\" only)
 sharing  own devices only: on battery
 
 NODE     OWNER    PATH                RTT  NOW                      LOADED          TOK/S
@@ -398,7 +427,7 @@ mini     tag:nas  lan, pinned      1.0 ms  paused until 18:00       -           
 nas      you      -                     -  does not answer          -                   -
 ops-mac  ops@     -                     -  not used: not in sendTo  -                   -
 
-!  agents has no effect in this version: named chains come later
+!  admin.prometheusFile has no effect in this version: the file for Prometheus comes later
 ";
         assert_eq!(screen(&fleet(), now(), false), want);
     }
@@ -423,6 +452,20 @@ ops-mac  ops@     -                     -  not used: not in sendTo  -           
         assert!(!text.contains("spare3"), "{text}");
         let text = screen(&status, now(), true);
         assert!(text.contains("trust accept spare3") && !text.contains("more:"));
+    }
+
+    #[test]
+    fn who_may_be_asked_outside_the_mesh_is_said() {
+        let near = json!({ "name": "near", "chains": [] });
+        let far = json!({ "name": "far", "chains": ["defaults", "x"] });
+        for (offline, providers, want) in [
+            (false, json!([]), ""),
+            (true, json!([]), "   offline"),
+            (false, json!([far]), "   hosted: far (chains \"defaults\", \"x\")"),
+            (true, json!([near]), "   offline, hosted: near (by its name only)"),
+        ] {
+            assert_eq!(hosted(&json!({ "offline": offline, "hosted": providers })), want);
+        }
     }
 
     #[test]

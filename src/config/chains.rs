@@ -219,6 +219,11 @@ impl Chains {
         self.by_primary.iter()
     }
 
+    /// The providers that a name could mean.
+    pub fn providers(&self) -> impl Iterator<Item = &Arc<Provider>> {
+        self.providers.values()
+    }
+
     /// The providers' listed models.
     pub fn hosted_models(&self) -> impl Iterator<Item = (&Arc<Provider>, &HostedModel)> {
         self.providers.values().flat_map(|p| p.models.iter().map(move |m| (p, m)))

@@ -5,6 +5,7 @@
 //! known ([`writer`]); everything that changes with each request lives in [`Cell`]s that all
 //! snapshots share. Nothing here dials, and nothing here decides where a request goes.
 
+pub mod accounts;
 mod bounds;
 mod build;
 pub mod candidates;

@@ -15,7 +15,7 @@ use super::heard::NodeCell;
 use crate::api::report::Accepting;
 use crate::types::{
     ApiSet, Capabilities, Dial, Digest, EndpointId, EngineKind, ModelKey, Moment, NodeId, NodeKind,
-    NodeName, PathKind, Principal, RungState, glob,
+    NodeName, PathKind, Principal, RungState,
 };
 
 /// One picture of the mesh.
@@ -149,22 +149,6 @@ impl Snapshot {
     pub fn own(&self) -> impl Iterator<Item = &Arc<Offer>> {
         let models = self.models.values();
         models.flat_map(|m| m.offers.iter().chain(&m.variants)).filter(|o| o.node.is_this())
-    }
-
-    /// The model a name means: itself if the mesh has it, else what an alias says. True with the
-    /// latter.
-    pub fn means(&self, aliases: &[(String, String)], key: &ModelKey) -> (ModelKey, bool) {
-        if self.models.contains_key(key) {
-            return (key.clone(), false);
-        }
-        let short = key.short();
-        let plain = short.strip_suffix(":latest").unwrap_or(short);
-        let aliases = aliases.iter().filter(|(name, _)| glob(name, short) || glob(name, plain));
-        let mut meant = aliases.filter_map(|(_, target)| {
-            let target = target.strip_prefix("ollama/").unwrap_or(target);
-            ModelKey::parse(target).ok().filter(|target| self.models.contains_key(target))
-        });
-        meant.next().map_or_else(|| (key.clone(), false), |target| (target, true))
     }
 
     /// The node with that name; `self` is this one.

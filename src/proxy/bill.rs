@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use crate::api::ending::Usage;
 use crate::config::{Cost, HostedModel, Provider};
+use crate::directory::accounts::today;
 
 use super::Proxy;
-use super::hosted::today;
 
 /// What is to be paid for an answer, once it has ended.
 pub(crate) struct Bill {

@@ -17,13 +17,13 @@ use crate::api::peek::Peeked;
 use crate::config::Config;
 use crate::config::chains::{Chain, Chains, Meaning, Step};
 use crate::directory::Snapshot;
+use crate::directory::accounts::{Skip, today};
 use crate::net::Body;
 use crate::telemetry::events::{Finished, timestamp};
 use crate::types::{
     Blame, CallerKind, Moment, Op, Outcome, Principal, RequestedModel, Source, Verb, Who,
 };
 
-use super::accounts::Skip;
 use super::asked::Asked;
 use super::error::{Failure, plain};
 use super::hosted::{self, Answer, Hosted};
@@ -123,7 +123,7 @@ pub(crate) async fn run(
             Step::Hosted { provider, model } => {
                 let hosted = Hosted { provider, model };
                 let now = px.clock.now();
-                match px.accounts.open(provider, &model.id, now, hosted::today()) {
+                match px.accounts.open(provider, &model.id, now, today()) {
                     Ok(()) => {}
                     Err(Skip::Down) => {
                         hosted.look(px);
@@ -217,7 +217,7 @@ fn may_do(px: &Proxy, q: &Question<'_>, step: &Step) -> bool {
     match step {
         Step::Mesh { key, .. } => px.directory.load().models.contains_key(key),
         Step::Hosted { provider, model } => {
-            let open = px.accounts.open(provider, &model.id, px.clock.now(), hosted::today());
+            let open = px.accounts.open(provider, &model.id, px.clock.now(), today());
             let fits = Hosted { provider, model }.fit(q) != Fit::Cannot;
             fits && matches!(open, Ok(()) | Err(Skip::Down))
         }

@@ -6,7 +6,7 @@
 //! nobody else's, at the configured origin only: redirects are not followed.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::header::{
@@ -21,6 +21,7 @@ use crate::api::ending::{Ending, Usage};
 use crate::api::headers::{self, Target};
 use crate::api::hosted::{Fit, Opening, Rest, Verdict, fit, opening, verdict};
 use crate::config::{Auth, Config, HostedModel, Provider};
+use crate::directory::accounts::today;
 use crate::net::{Body, ConnectError, PooledBody, full};
 use crate::telemetry::events::Finished;
 use crate::types::{Moment, NodeId, Outcome, ProviderApi};
@@ -68,12 +69,6 @@ impl Fail {
 pub(crate) struct Hosted<'a> {
     pub(crate) provider: &'a Arc<Provider>,
     pub(crate) model: &'a Arc<HostedModel>,
-}
-
-/// Today, as a number of days (UTC).
-pub(crate) fn today() -> u64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    since.map_or(0, |since| since.as_secs() / 86_400)
 }
 
 impl Hosted<'_> {

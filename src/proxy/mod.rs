@@ -12,7 +12,6 @@
 //! directory knows by itself, [`local`] what belongs to this node, [`error`] builds every
 //! error answer. It reads snapshots and cells; it never changes the directory.
 
-mod accounts;
 mod ask;
 mod asked;
 mod attempt;
@@ -56,6 +55,7 @@ use crate::api::route::{Class, Need};
 use crate::api::{self, browser};
 use crate::config::Config;
 use crate::directory::Directory;
+use crate::directory::accounts::Accounts;
 use crate::gate::Gates;
 use crate::net::{Body, Pool};
 use crate::telemetry::events::Finished;
@@ -67,7 +67,6 @@ use crate::types::{Caller, EngineKind, ListenerKind, ModelKey, Op, Outcome, Timi
 pub use asked::{Door, Own, Settings};
 pub use stack::{Service, Who, service};
 
-use accounts::Accounts;
 use asked::Asked;
 use error::Failure;
 use replay::Memory;
@@ -92,6 +91,8 @@ pub struct Parts {
     pub settings: Arc<ArcSwap<Settings>>,
     /// Who may use this node.
     pub access: watch::Receiver<Arc<Access>>,
+    /// What providers were asked and paid, and how they rest.
+    pub accounts: Arc<Accounts>,
     /// Names and addresses by which this machine may be called in `Host`.
     pub own: Arc<ArcSwap<Own>>,
 }
@@ -100,7 +101,6 @@ pub struct Parts {
 pub struct Proxy {
     parts: Parts,
     memory: Arc<Memory>,
-    accounts: Accounts,
     running: AtomicU32,
     serial: AtomicU64,
     retries: Mutex<Budget>,
@@ -122,7 +122,6 @@ impl Proxy {
         Arc::new(Proxy {
             parts,
             memory,
-            accounts: Accounts::default(),
             running: AtomicU32::new(0),
             serial: AtomicU64::new(0),
             retries: Mutex::new(Budget::default()),

@@ -175,6 +175,7 @@ impl World {
             timing: Arc::new(timing),
             settings: Arc::new(ArcSwap::from_pointee(Settings::new(config))),
             access,
+            accounts: Arc::default(),
             own: Arc::default(),
         });
         World { px, _view: view }

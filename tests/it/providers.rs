@@ -292,6 +292,10 @@ async fn limits_budget_and_users_pass_over_a_provider() {
             assert_eq!(served_by(&ask(&world, "writing").await), who, "{more}");
         }
         if more["budget"].is_number() {
+            let explain = get(world.node("laptop").admin(), "/explain?model=writing").send().await;
+            let step = &explain.json()["steps"][0];
+            assert_eq!((&step["step"], &step["open"]), (&json!("rented/gpt-9"), &json!(false)));
+            assert_eq!(step["why"], "its budget for today is spent");
             let metrics = get(world.node("laptop").admin(), "/metrics").send().await;
             let line = "tailherd_cost_usd_total{model=\"gpt-9\",provider=\"rented\"} 0.009";
             assert!(metrics.text().contains(line), "{}", metrics.text());

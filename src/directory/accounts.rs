@@ -2,13 +2,15 @@
 //! how long it rests.
 //!
 //! In flow requests, answers and failures, each with the time; out flows whether a provider's
-//! step is open now, or why it is passed over. Nothing here waits or asks anybody.
+//! step is open now, or why it is passed over, and what outlives a restart ([`Kept`]): a limit or
+//! a budget for a day is one for the whole day. Nothing here waits or asks anybody.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
 
 use crate::api::hosted::Rest;
 use crate::config::{Failover, Provider};
@@ -19,9 +21,15 @@ const UNREACHED: [u64; 5] = [1, 2, 5, 10, 30];
 /// The longest rest that a provider's own word gives it.
 const LONGEST: Duration = Duration::from_secs(3600);
 
+/// Today, as a number of days (UTC).
+pub fn today() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    since.map_or(0, |since| since.as_secs() / 86_400)
+}
+
 /// Why a step is passed over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Skip {
+pub enum Skip {
     /// It could not be reached lately.
     Down,
     /// It rests after a failure.
@@ -33,7 +41,8 @@ pub(crate) enum Skip {
 }
 
 impl Skip {
-    pub(crate) fn text(self) -> &'static str {
+    /// As a person reads it.
+    pub fn text(self) -> &'static str {
         match self {
             Skip::Down => "it could not be reached lately",
             Skip::Rests("billing") => "it rests: its account has no money left",
@@ -45,18 +54,35 @@ impl Skip {
     }
 }
 
+/// What was asked and paid on a day.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Kept {
+    /// Which day, as [`today`] counts.
+    pub day: u64,
+    /// By provider.
+    pub providers: BTreeMap<Arc<str>, Spent>,
+}
+
+/// What one provider was asked and paid on a day.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+pub struct Spent {
+    /// Requests.
+    pub requests: u32,
+    /// Dollars.
+    pub usd: f64,
+}
+
 /// All providers.
 #[derive(Debug, Default)]
-pub(crate) struct Accounts(Mutex<HashMap<Arc<str>, Account>>);
+pub struct Accounts(Mutex<HashMap<Arc<str>, Account>>);
 
 #[derive(Debug, Default)]
 struct Account {
     /// The requests of the last minute.
     recent: VecDeque<Moment>,
-    /// Which day it is, the requests of it and the dollars.
+    /// Which day it is, and what was asked and paid on it.
     day: u64,
-    requests: u32,
-    spent: f64,
+    spent: Spent,
     /// Until when the whole provider rests, and why.
     rests: Option<(Moment, &'static str)>,
     /// Failures in a row of a model, and until when it rests.
@@ -75,7 +101,7 @@ struct Down {
 impl Account {
     fn today(&mut self, day: u64) {
         if self.day != day {
-            (self.day, self.requests, self.spent) = (day, 0, 0.0);
+            (self.day, self.spent) = (day, Spent::default());
         }
     }
 }
@@ -86,7 +112,7 @@ impl Accounts {
     }
 
     /// Whether a model of a provider may be asked now. `day` counts days.
-    pub(crate) fn open(
+    pub fn open(
         &self,
         provider: &Provider,
         model: &str,
@@ -109,11 +135,11 @@ impl Accounts {
                 limit.is_some_and(|limit| count >= usize::try_from(limit).unwrap_or(usize::MAX))
             };
             if reached(provider.limit.per_minute, account.recent.len())
-                || provider.limit.per_day.is_some_and(|limit| account.requests >= limit)
+                || provider.limit.per_day.is_some_and(|limit| account.spent.requests >= limit)
             {
                 return Err(Skip::Limit);
             }
-            if provider.budget.is_some_and(|budget| account.spent >= budget) {
+            if provider.budget.is_some_and(|budget| account.spent.usd >= budget) {
                 return Err(Skip::Budget);
             }
             if account.down.is_some() { Err(Skip::Down) } else { Ok(()) }
@@ -121,10 +147,10 @@ impl Accounts {
     }
 
     /// A request leaves for it.
-    pub(crate) fn sent(&self, provider: &Provider, now: Moment, day: u64) {
+    pub fn sent(&self, provider: &Provider, now: Moment, day: u64) {
         self.at(provider, |account| {
             account.today(day);
-            account.requests = account.requests.saturating_add(1);
+            account.spent.requests = account.spent.requests.saturating_add(1);
             if provider.limit.per_minute.is_some() {
                 account.recent.push_back(now);
             }
@@ -132,7 +158,7 @@ impl Accounts {
     }
 
     /// It answered.
-    pub(crate) fn answered(&self, provider: &Provider, model: &str) {
+    pub fn answered(&self, provider: &Provider, model: &str) {
         self.at(provider, |account| {
             account.models.remove(model);
             account.rests = None;
@@ -140,7 +166,7 @@ impl Accounts {
     }
 
     /// It failed and rests.
-    pub(crate) fn failed(
+    pub fn failed(
         &self,
         provider: &Provider,
         model: &Arc<str>,
@@ -163,7 +189,7 @@ impl Accounts {
     }
 
     /// No connection to it could be made, or one was.
-    pub(crate) fn reached(&self, provider: &Provider, reached: bool, now: Moment) {
+    pub fn reached(&self, provider: &Provider, reached: bool, now: Moment) {
         self.at(provider, |account| {
             account.down = (!reached).then(|| {
                 let failures = account.down.map_or(0, |down| down.failures);
@@ -175,7 +201,7 @@ impl Accounts {
     }
 
     /// Whether it is time that somebody looks if it is back: says yes to one only.
-    pub(crate) fn look(&self, provider: &Provider, now: Moment) -> bool {
+    pub fn look(&self, provider: &Provider, now: Moment) -> bool {
         self.at(provider, |account| match &mut account.down {
             Some(down) if !down.looking && now >= down.look => {
                 down.looking = true;
@@ -185,11 +211,37 @@ impl Accounts {
         })
     }
 
-    /// Dollars were spent.
-    pub(crate) fn paid(&self, provider: &Provider, usd: f64, day: u64) {
+    /// What a provider was asked and paid today.
+    pub fn spent(&self, provider: &Provider, day: u64) -> Spent {
         self.at(provider, |account| {
             account.today(day);
-            account.spent += usd;
+            account.spent
+        })
+    }
+
+    /// What outlives a restart.
+    pub fn kept(&self, day: u64) -> Kept {
+        let accounts = self.0.lock();
+        let of_today = accounts.iter().filter(|(_, a)| a.day == day && a.spent.requests > 0);
+        Kept { day, providers: of_today.map(|(name, a)| (Arc::clone(name), a.spent)).collect() }
+    }
+
+    /// Takes up what an earlier run kept.
+    pub fn recall(&self, kept: Kept) {
+        let mut accounts = self.0.lock();
+        for (name, spent) in kept.providers {
+            // A file that was written by hand gives nobody money back.
+            let usd = if spent.usd.is_finite() { spent.usd.max(0.0) } else { 0.0 };
+            let account = accounts.entry(name).or_default();
+            (account.day, account.spent) = (kept.day, Spent { usd, ..spent });
+        }
+    }
+
+    /// Dollars were spent.
+    pub fn paid(&self, provider: &Provider, usd: f64, day: u64) {
+        self.at(provider, |account| {
+            account.today(day);
+            account.spent.usd += usd;
         });
     }
 }
@@ -247,6 +299,27 @@ mod tests {
         accounts.paid(&p, 1.5, 2);
         assert_eq!(accounts.open(&p, "m", at(600), 2), Err(Skip::Budget));
         assert_eq!(accounts.open(&p, "m", at(600), 3), Ok(()));
+    }
+
+    #[test]
+    fn what_was_asked_and_paid_outlives_a_restart_and_not_the_day() {
+        let (accounts, p, _) = world("limit: { perDay: 2 }, budget: 1.5");
+        accounts.sent(&p, at(0), 7);
+        accounts.paid(&p, 1.0, 7);
+        let text = serde_json::to_string(&accounts.kept(7)).unwrap();
+        assert_eq!(accounts.kept(8), Kept { day: 8, ..Kept::default() });
+
+        let again = Accounts::default();
+        again.recall(serde_json::from_str(&text).unwrap());
+        assert_eq!(again.spent(&p, 7), Spent { requests: 1, usd: 1.0 });
+        again.sent(&p, at(0), 7);
+        assert_eq!(again.open(&p, "m", at(0), 7), Err(Skip::Limit));
+        assert_eq!(again.open(&p, "m", at(0), 8), Ok(()));
+
+        let again = Accounts::default();
+        again.recall(serde_json::from_str(&text).unwrap());
+        again.paid(&p, 0.5, 7);
+        assert_eq!(again.open(&p, "m", at(0), 7), Err(Skip::Budget));
     }
 
     #[test]
