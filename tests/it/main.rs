@@ -10,6 +10,7 @@ mod engine_faults;
 mod engine_golden;
 mod eve;
 mod fleet;
+mod fuzz;
 mod guests;
 mod hand;
 mod hello;
