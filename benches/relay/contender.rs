@@ -244,6 +244,7 @@ fn tailherd_config(addr: SocketAddr, admin: SocketAddr, upstream: SocketAddr) ->
   local: [{{ baseUrl: \"http://{upstream}\", slots: 1024 }}],
   tailnet: {{ enabled: false }},
   lan: {{ enabled: false }},
+  models: {{ providers: {{ hosted: {{ baseUrl: \"http://{upstream}/v1\" }} }} }},
   admin: {{ listen: \"{admin}\" }},
   log: {{ level: \"warn\" }},
 }}

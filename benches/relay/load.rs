@@ -14,6 +14,8 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
+use crate::roles::Stream;
+
 /// A prompt as a chat of a few words has it.
 const SMALL: &str = r#"{"model":"bench","stream":false,"prompt":"Why is the sky blue, and why does it turn red in the evening? Answer in one sentence that a child of six understands, please."}"#;
 
@@ -37,8 +39,8 @@ impl Client {
         Ok(Client { sender, host: format!("localhost:{}", addr.port()) })
     }
 
-    async fn post(&mut self, body: &'static str) -> Result<Response<Incoming>> {
-        let request = Request::post("/api/generate")
+    async fn post(&mut self, path: &str, body: &'static str) -> Result<Response<Incoming>> {
+        let request = Request::post(path)
             .header(HOST, &self.host)
             .header(CONTENT_TYPE, "application/json")
             .body(Full::new(Bytes::from_static(body.as_bytes())))?;
@@ -49,7 +51,7 @@ impl Client {
     }
 
     async fn small(&mut self) -> Result<()> {
-        let body = self.post(SMALL).await?.into_body().collect().await?.to_bytes();
+        let body = self.post("/api/generate", SMALL).await?.into_body().collect().await?.to_bytes();
         ensure!(body.ends_with(b"}"), "an answer of {} bytes is not whole", body.len());
         Ok(())
     }
@@ -112,13 +114,18 @@ pub(crate) async fn paced(addr: SocketAddr, rate: u32, during: Duration) -> Resu
 }
 
 /// `count` streams at once; how many tokens came in all, after checking that none was lost.
-pub(crate) async fn streams(addr: SocketAddr, count: usize, tokens: usize) -> Result<usize> {
-    let body: &'static str = crate::roles::STREAM;
+pub(crate) async fn streams(
+    addr: SocketAddr,
+    stream: Stream,
+    count: usize,
+    tokens: usize,
+) -> Result<usize> {
+    let Stream { path, body, end: marker, lines: each } = stream;
     let mut tasks = JoinSet::new();
     for _ in 0..count {
         tasks.spawn(async move {
             let mut client = Client::connect(addr).await?;
-            let mut answer = client.post(body).await?.into_body();
+            let mut answer = client.post(path, body).await?.into_body();
             // A frame may hold a part of a line: what the stream ends with is gathered.
             let (mut lines, mut end) = (0, Vec::new());
             while let Some(frame) = answer.frame().await {
@@ -128,7 +135,7 @@ pub(crate) async fn streams(addr: SocketAddr, count: usize, tokens: usize) -> Re
                     end.extend_from_slice(&data);
                 }
             }
-            let whole = memchr::memmem::find(&end, br#""done":true"#);
+            let whole = memchr::memmem::find(&end, marker.as_bytes());
             whole.context("a stream ended before its end marker")?;
             anyhow::Ok(lines)
         });
@@ -137,6 +144,6 @@ pub(crate) async fn streams(addr: SocketAddr, count: usize, tokens: usize) -> Re
     while let Some(lines) = tasks.join_next().await {
         all += lines??;
     }
-    ensure!(all == count * tokens, "{all} tokens came of {}", count * tokens);
-    Ok(all)
+    ensure!(all == count * each, "{all} lines came of {}", count * each);
+    Ok(count * tokens)
 }

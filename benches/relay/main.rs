@@ -87,6 +87,9 @@ impl Options {
 struct Row {
     request_us: Vec<f64>,
     token_us: Vec<f64>,
+    /// Of a provider's stream that passes, and of one that is translated.
+    hosted_us: Vec<f64>,
+    translated_us: Vec<f64>,
     latency_us: Vec<f64>,
     first_ms: Vec<f64>,
     idle_mb: Option<f64>,
@@ -140,6 +143,11 @@ async fn bench(options: Options) -> Result<()> {
             let row = rows.entry(name).or_default();
             if let Err(error) = measure(row, addr, pid).await {
                 row.faults.push(format!("round {round}: {error:#}"));
+            }
+            if name == "tailherd"
+                && let Err(error) = hosted(row, addr, pid).await
+            {
+                row.faults.push(format!("round {round}, hosted: {error:#}"));
             }
         }
         writeln!(out, "round {} of {} done, {:.0?}", round + 1, options.rounds, began.elapsed())?;
@@ -202,9 +210,24 @@ async fn measure(row: &mut Row, addr: SocketAddr, pid: u32) -> Result<()> {
 
     let before = proc::cpu(pid)?;
     let (streams, tokens) = STREAMS;
-    let got =
-        timeout(LIMIT, load::streams(addr, streams, tokens)).await.context("streams hung")??;
+    let got = timeout(LIMIT, load::streams(addr, roles::STREAM, streams, tokens))
+        .await
+        .context("streams hung")??;
     row.token_us.push(proc::cpu(pid)?.since(before) / got as f64);
+    Ok(())
+}
+
+/// What a provider's token costs: as it comes, and in another dialect.
+async fn hosted(row: &mut Row, addr: SocketAddr, pid: u32) -> Result<()> {
+    let (streams, tokens) = STREAMS;
+    for (stream, into) in
+        [(roles::HOSTED, &mut row.hosted_us), (roles::TRANSLATED, &mut row.translated_us)]
+    {
+        let before = proc::cpu(pid)?;
+        let got = timeout(LIMIT, load::streams(addr, stream, streams, tokens)).await;
+        let got = got.with_context(|| format!("{} hung", stream.path))??;
+        into.push(proc::cpu(pid)?.since(before) / got as f64);
+    }
     Ok(())
 }
 
@@ -258,10 +281,15 @@ fn verdict(rows: &BTreeMap<&str, Row>) -> String {
     let bound = rows.get(BOUND);
     let request = bound.and_then(|b| median(&ratios(&row.request_us, &b.request_us)));
     let token = bound.and_then(|b| median(&ratios(&row.token_us, &b.token_us)));
+    let translated = median(&ratios(&row.translated_us, &row.hosted_us));
+    let translated = translated.map_or("not measured".to_owned(), |ratio| format!("{ratio:.2}"));
     format!(
-        "tailherd: {}; {}.",
+        "tailherd: {}; {}. A provider's token that is translated, over one that passes: {translated} \
+         ({} over {} µs).",
         judge("CPU per request", request, GATES.0),
-        judge("CPU per token", token, GATES.1)
+        judge("CPU per token", token, GATES.1),
+        spread(&row.translated_us, 1),
+        spread(&row.hosted_us, 1),
     )
 }
 

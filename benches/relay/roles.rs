@@ -21,8 +21,37 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpListener;
 use tokio::time::{Instant, sleep_until};
 
-/// A request for [`crate::STREAMS`]`.1` tokens, one every [`EVERY`].
-pub(crate) const STREAM: &str = r#"{"model":"bench","prompt":"count","options":{"temperature":0}}"#;
+/// A request for [`crate::STREAMS`]`.1` tokens, one every [`EVERY`], and the end of its answer.
+#[derive(Clone, Copy)]
+pub(crate) struct Stream {
+    pub(crate) path: &'static str,
+    pub(crate) body: &'static str,
+    pub(crate) end: &'static str,
+    /// How many lines it has, empty ones too.
+    pub(crate) lines: usize,
+}
+
+/// Of the engine, in its own dialect.
+pub(crate) const STREAM: Stream = Stream {
+    path: "/api/generate",
+    body: r#"{"model":"bench","prompt":"count","options":{"temperature":0}}"#,
+    end: r#""done":true"#,
+    lines: crate::STREAMS.1,
+};
+/// Of a provider that speaks the client's dialect.
+pub(crate) const HOSTED: Stream = Stream {
+    path: "/v1/chat/completions",
+    body: r#"{"model":"hosted/bench","messages":[{"role":"user","content":"count"}],"stream":true,"stream_options":{"include_usage":true}}"#,
+    end: "data: [DONE]",
+    lines: 2 * (crate::STREAMS.1 + 1),
+};
+/// Of the same provider, in a dialect that it does not speak.
+pub(crate) const TRANSLATED: Stream = Stream {
+    path: "/api/chat",
+    body: r#"{"model":"hosted/bench","messages":[{"role":"user","content":"count"}]}"#,
+    end: r#""done":true"#,
+    lines: crate::STREAMS.1,
+};
 
 const EVERY: Duration = Duration::from_millis(20);
 const WEIGHTS: &str = "7d9c5b6e0f3a41c2a8e4d1b09f6c3e5a7b8d2f4c6e0a1b3d5f7092846c8eab01";
@@ -78,7 +107,8 @@ async fn answer(request: Request<Incoming>) -> Result<Response<Body>, hyper::Err
             r#"{"model":"bench","response":"","done":true,"done_reason":"load"}"#.to_owned()
         }
         "/api/generate" if has(r#""stream":false"#) => r#"{"model":"bench","created_at":"2026-11-21T07:10:53.140641318Z","response":"Light of short waves is scattered most.","done":true,"done_reason":"stop","total_duration":3000000,"load_duration":1000000,"prompt_eval_count":30,"prompt_eval_duration":1000000,"eval_count":9,"eval_duration":1000000}"#.to_owned(),
-        "/api/generate" => return Ok(reply("application/x-ndjson", tokens())),
+        "/api/generate" => return Ok(reply("application/x-ndjson", tokens(NATIVE))),
+        "/v1/chat/completions" => return Ok(reply("text/event-stream", tokens(CHAT))),
         _ => {
             let mut missing = reply("text/plain", full("404 page not found".to_owned()));
             *missing.status_mut() = hyper::StatusCode::NOT_FOUND;
@@ -100,10 +130,18 @@ fn full(text: String) -> Body {
     Full::new(Bytes::from(text)).boxed_unsync()
 }
 
+/// A token and the last one, in two dialects.
+const NATIVE: [&str; 2] = [
+    "{\"model\":\"bench\",\"created_at\":\"2026-11-21T07:10:53.140641318Z\",\"response\":\" word\",\"done\":false}\n",
+    "{\"model\":\"bench\",\"created_at\":\"2026-11-21T07:10:53.140641318Z\",\"response\":\"\",\"done\":true,\"done_reason\":\"stop\",\"eval_count\":99,\"eval_duration\":1980000000}\n",
+];
+const CHAT: [&str; 2] = [
+    "data: {\"id\":\"chatcmpl-7\",\"object\":\"chat.completion.chunk\",\"created\":1795250585,\"model\":\"bench\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\" word\"},\"finish_reason\":null}]}\n\n",
+    "data: {\"id\":\"chatcmpl-7\",\"object\":\"chat.completion.chunk\",\"created\":1795250585,\"model\":\"bench\",\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}],\"usage\":{\"prompt_tokens\":9,\"completion_tokens\":99}}\n\ndata: [DONE]\n\n",
+];
+
 /// A stream of tokens at a steady pace.
-fn tokens() -> Body {
-    const TOKEN: &str = "{\"model\":\"bench\",\"created_at\":\"2026-11-21T07:10:53.140641318Z\",\"response\":\" word\",\"done\":false}\n";
-    const LAST: &str = "{\"model\":\"bench\",\"created_at\":\"2026-11-21T07:10:53.140641318Z\",\"response\":\"\",\"done\":true,\"done_reason\":\"stop\",\"eval_count\":99,\"eval_duration\":1980000000}\n";
+fn tokens([token, last]: [&'static str; 2]) -> Body {
     let began = Instant::now();
     let lines = stream::unfold(0, move |sent| async move {
         let (_, total) = crate::STREAMS;
@@ -111,7 +149,7 @@ fn tokens() -> Body {
             return None;
         }
         sleep_until(began + EVERY * (sent as u32 + 1)).await;
-        let line = if sent + 1 == total { LAST } else { TOKEN };
+        let line = if sent + 1 == total { last } else { token };
         let frame = Frame::data(Bytes::from_static(line.as_bytes()));
         Some((Ok::<_, Infallible>(frame), sent + 1))
     });
