@@ -137,7 +137,7 @@ fn a_direction_that_is_not_needed_does_not_exist() {
         (Api::Chat, Op::Chat, Api::Messages),
         (Api::Messages, Op::Messages, Api::Messages),
         (Api::Responses, Op::Responses, Api::Messages),
-        (Api::Ollama, Op::Embed, Api::Chat),
+        (Api::Ollama, Op::Embed, Api::Messages),
         (Api::Ollama, Op::Chat, Api::Responses),
     ] {
         assert_eq!(
