@@ -19,6 +19,16 @@ use crate::types::{Api, Blame, NameError, Outcome};
 
 use super::replay::ReadError;
 
+/// What a provider said of a failure, as a body of the caller's dialect and its type.
+pub(crate) fn retold(
+    dialect: Api,
+    status: StatusCode,
+    text: &str,
+    request_id: &str,
+) -> (HeaderValue, Bytes) {
+    api::error::body(dialect, status, text, request_id)
+}
+
 /// A request that ends without an engine's answer.
 #[derive(Debug, Clone)]
 pub(crate) struct Failure {

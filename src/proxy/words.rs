@@ -15,7 +15,6 @@ use http::{HeaderMap, StatusCode};
 use http_body::Frame;
 use serde_json::Value;
 
-use crate::api::error;
 use crate::api::hosted::{Fields, Fit};
 use crate::api::translate::{self, Reply, State, Stream, Target, Translation, Unfit};
 use crate::config::Reach;
@@ -25,6 +24,7 @@ use crate::telemetry::events::timestamp;
 use crate::types::{Api, Moment, Op, ProviderApi};
 
 use super::chain::Question;
+use super::error::retold;
 use super::hosted::{Answer, Hosted};
 use super::relay::Relay;
 
@@ -181,7 +181,7 @@ pub(crate) fn error(q: &Question<'_>, back: Option<&Back>, (status, head, body):
 
 /// An error of the provider's in the caller's dialect.
 fn told(q: &Question<'_>, status: StatusCode, head: &HeaderMap, text: &str) -> Answer {
-    let (kind, body) = error::body(q.asked.route.api, status, text, &q.asked.request_id);
+    let (kind, body) = retold(q.asked.route.api, status, text, &q.asked.request_id);
     let mut headers = HeaderMap::new();
     headers.insert(CONTENT_TYPE, kind);
     if let Some(after) = head.get(RETRY_AFTER) {

@@ -403,12 +403,12 @@ async fn agents_and_hosted_models_are_listed_where_they_can_be_asked() {
     for (models, tags, openai) in [
         (
             json!({}),
-            vec!["tiny:latest", "other:latest", "inside:latest", "writing:latest"],
+            vec!["tiny:latest", "other:latest", "inside:latest", "writing:latest", "rented/gpt-9"],
             vec!["tiny:latest", "other:latest", "inside", "writing", "rented/gpt-9"],
         ),
         (
             json!({"mode": "replace", "hide": ["inside*"]}),
-            vec!["tiny:latest", "writing:latest"],
+            vec!["tiny:latest", "writing:latest", "rented/gpt-9"],
             vec!["tiny:latest", "writing", "rented/gpt-9"],
         ),
     ] {
