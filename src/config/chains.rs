@@ -28,6 +28,8 @@ pub struct Chains {
     providers: BTreeMap<String, Arc<Provider>>,
     /// Providers that are configured and not there now.
     away: Vec<String>,
+    /// Agents that rules of `priority` name.
+    ranked: Vec<String>,
 }
 
 /// What serves a name, in order.
@@ -107,7 +109,8 @@ impl Chains {
         let away = gone.chain(config.models.off.iter().cloned()).collect();
         let mut aliases = config.aliases.clone();
         aliases.extend(config.agents.aliases.iter().cloned());
-        let mut chains = Chains { providers, away, aliases, ..Chains::default() };
+        let ranked = config.priority.iter().filter_map(|rule| rule.agent.clone()).collect();
+        let mut chains = Chains { providers, away, aliases, ranked, ..Chains::default() };
         let defaults = config.agents.defaults.as_ref().map(|agent| chains.chain(None, agent));
         chains.by_primary.extend(defaults);
         for (name, agent) in &config.agents.named {
@@ -156,7 +159,11 @@ impl Chains {
         agent: Option<&str>,
         has: impl Fn(&ModelKey) -> bool,
     ) -> Meaning {
-        if let Some(agent) = agent {
+        // One that only a rule of `priority` names has no chain, and asks for the model itself.
+        let ranked = |agent: &&str| self.ranked.iter().any(|name| name.eq_ignore_ascii_case(agent));
+        if let Some(agent) = agent
+            && (self.named.contains_key(&agent.to_ascii_lowercase()) || !ranked(&agent))
+        {
             let named = self.named.get(&agent.to_ascii_lowercase());
             return named.map_or(Meaning::NoAgent, |chain| Meaning::Chain(chain.clone()));
         }
@@ -266,6 +273,7 @@ mod tests {
         },
         aliases: { "claude-*": "ollama/gpt-oss:20b", "claude-haiku-*": "tiny", "code": "coding",
                    "gone-*": "ollama/gone", "quick": "near/m" },
+        priority: [{ match: { agent: "indexer" }, class: "batch" }],
         models: { providers: {
             ollama: { baseUrl: "http://127.0.0.1:11434/v1", models: [] },
             anthropic: { baseUrl: "https://api.anthropic.com", api: "anthropic-messages",
@@ -332,6 +340,7 @@ mod tests {
             assert_eq!(chain.priority, Some(Class::Batch));
         }
         check(false, &[], "x", Some("nobody"), "no agent");
+        check(false, &["x"], "x", Some("Indexer"), "-");
         check(false, &[], "main", None, DEFAULTS);
         check(false, &[], "writing", None, "anthropic/claude-sonnet-4-5");
     }
