@@ -176,17 +176,18 @@ pub(crate) async fn attempt(
 ) -> Result<Response<Body>, Fail> {
     let Hosted { provider, model } = hosted;
     let started = px.clock.now();
+    let this = Try { px, config, q, hosted, tried, started };
     let request = hosted.request(q, &words).ok_or_else(unfit)?;
     px.accounts.sent(provider, started, today());
     let place = px.begins(q.asked, &q.model.bare);
     place.sent(&hosted.label(), false, Duration::ZERO);
     let limit = provider.timeout.unwrap_or(px.timing.hosted_head);
-    let response = match timeout(limit, send(px, q, hosted, &words, request)).await {
+    let response = match timeout(limit, this.send(&words, request)).await {
         Ok(Ok(response)) => response,
-        Ok(Err(fail)) => return Err(rested(px, config, hosted, fail)),
+        Ok(Err(fail)) => return Err(this.rested(fail)),
         Err(_) => {
             let text = format!("it said nothing for {} s", limit.as_secs());
-            return Err(rested(px, config, hosted, Fail::new("silent", text)));
+            return Err(this.rested(Fail::new("silent", text)));
         }
     };
     let back = words.back;
@@ -194,10 +195,10 @@ pub(crate) async fn attempt(
     if !head.status.is_success() {
         let bytes = bounded(&mut body, limit).await;
         let said = (head.status, head.headers, bytes);
-        return refused(px, config, q, hosted, back.as_ref(), said, tried, started);
+        return this.refused(back.as_ref(), said);
     }
     if let Err(reject) = headers::response(head.status, &mut head.headers) {
-        return Err(rested(px, config, hosted, Fail::new("bad_answer", reject.to_string())));
+        return Err(this.rested(Fail::new("bad_answer", reject.to_string())));
     }
     let kind = head.headers.get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).map(str::to_owned);
     let kind = kind.unwrap_or_default();
@@ -206,13 +207,13 @@ pub(crate) async fn attempt(
         let frame = match timeout(limit, body.frame()).await {
             Ok(frame) => frame,
             Err(_) => {
-                return Err(rested(px, config, hosted, Fail::new("silent", "it fell silent")));
+                return Err(this.rested(Fail::new("silent", "it fell silent")));
             }
         };
         match frame {
             Some(Ok(frame)) => first.extend_from_slice(frame.data_ref().unwrap_or(&Bytes::new())),
             Some(Err(_)) => {
-                return Err(rested(px, config, hosted, Fail::new("reset", "it broke off")));
+                return Err(this.rested(Fail::new("reset", "it broke off")));
             }
             None => break,
         }
@@ -223,13 +224,13 @@ pub(crate) async fn attempt(
                 let status = status.and_then(|s| StatusCode::from_u16(s).ok());
                 let status = status.unwrap_or(StatusCode::BAD_GATEWAY);
                 let said = (status, head.headers, item(&first));
-                return refused(px, config, q, hosted, back.as_ref(), said, tried, started);
+                return this.refused(back.as_ref(), said);
             }
         }
     }
     let spoken = back.as_ref().map_or((q.asked.route.api, q.asked.route.op), Back::spoken);
     let mut ending = Ending::new(spoken.0, spoken.1, Some(&kind));
-    let odd = |text| rested(px, config, hosted, Fail::new("bad_answer", text));
+    let odd = |text| this.rested(Fail::new("bad_answer", text));
     if let Some(back) = &back
         && back.stream != kind.starts_with("text/event-stream")
     {
@@ -241,7 +242,7 @@ pub(crate) async fn attempt(
     let mut whole = None;
     if let Some(back) = back.as_ref().filter(|back| !back.stream) {
         let bytes = all(&mut body, std::mem::take(&mut first), limit).await;
-        let bytes = bytes.map_err(|fail| rested(px, config, hosted, fail))?;
+        let bytes = bytes.map_err(|fail| this.rested(fail))?;
         ending.feed(&bytes);
         let took = px.clock.now().since(started);
         let answer = back.clone().whole(q, px.next_attempt_id(), &bytes, took);
@@ -322,97 +323,113 @@ fn unfit() -> Fail {
     Fail::new("body", "the request cannot be put in its words")
 }
 
-/// Sends the request, once more on a new connection if a kept one turned out to be dead.
-async fn send(
-    px: &Arc<Proxy>,
-    q: &Question<'_>,
-    hosted: Hosted<'_>,
-    words: &Words,
-    request: Request<Body>,
-) -> Result<Response<PooledBody>, Fail> {
-    let (id, dial) = (hosted.id(), hosted.provider.dial());
-    let unreached = |error: ConnectError| {
-        px.accounts.reached(hosted.provider, false, px.clock.now());
-        Fail::new("connect", error.to_string())
-    };
-    let lease = px.pool.acquire(&id, &dial).await.map_err(unreached)?;
-    px.accounts.reached(hosted.provider, true, px.clock.now());
-    let reused = lease.reused;
-    match lease.send(request).await {
-        Ok(response) => Ok(response),
-        Err(_) if reused => {
-            let lease = px.pool.fresh(&id, &dial).await.map_err(unreached)?;
-            let request = hosted.request(q, words).ok_or_else(unfit)?;
-            lease.send(request).await.map_err(|_| Fail::new("reset", "it broke off"))
-        }
-        Err(_) => Err(Fail::new("reset", "it broke off")),
-    }
-}
-
-/// What is no answer: the provider rests, where the failure was its own.
-fn rested(px: &Proxy, config: &Config, hosted: Hosted<'_>, fail: Fail) -> Fail {
-    if fail.reason != "connect" && fail.reason != "body" {
-        let rest = (Rest::Model(None), fail.reason);
-        let now = px.clock.now();
-        px.accounts.failed(hosted.provider, &hosted.model.id, rest, &config.failover, now);
-    }
-    fail
-}
-
-/// An error of the provider's: for the caller, or for the next step.
-fn refused(
-    px: &Proxy,
-    config: &Config,
-    q: &Question<'_>,
-    hosted: Hosted<'_>,
-    back: Option<&Back>,
-    (status, mut head, bytes): Answer,
+/// One try, as it runs.
+#[derive(Clone, Copy)]
+struct Try<'a> {
+    px: &'a Arc<Proxy>,
+    config: &'a Config,
+    q: &'a Question<'a>,
+    hosted: Hosted<'a>,
+    /// How many tries there were before this one.
     tried: u32,
     started: Moment,
-) -> Result<Response<Body>, Fail> {
-    let verdict = verdict(status.as_u16(), retry_after(&head), &bytes);
-    let clean = headers::response(status, &mut head).is_ok();
-    head.remove(CONTENT_LENGTH);
-    let bytes = without_key(&hosted.provider.auth, bytes);
-    let (status, head, bytes) = words::error(q, back, (status, head, bytes));
-    match verdict {
-        Verdict::Tell => {
-            px.accounts.answered(hosted.provider, &hosted.model.id);
-            let now = px.clock.now();
-            if let Some(meter) = px.meter(q.asked, &hosted.model.id, &hosted.provider.name) {
-                meter.finish(Outcome::Done, now.since(q.arrived));
+}
+
+impl Try<'_> {
+    /// Sends the request, once more on a new connection if a kept one turned out to be dead.
+    async fn send(
+        &self,
+        words: &Words,
+        request: Request<Body>,
+    ) -> Result<Response<PooledBody>, Fail> {
+        let Try { px, q, hosted, .. } = *self;
+        let (id, dial) = (hosted.id(), hosted.provider.dial());
+        let unreached = |error: ConnectError| {
+            px.accounts.reached(hosted.provider, false, px.clock.now());
+            Fail::new("connect", error.to_string())
+        };
+        let lease = px.pool.acquire(&id, &dial).await.map_err(unreached)?;
+        px.accounts.reached(hosted.provider, true, px.clock.now());
+        let reused = lease.reused;
+        match lease.send(request).await {
+            Ok(response) => Ok(response),
+            Err(_) if reused => {
+                let lease = px.pool.fresh(&id, &dial).await.map_err(unreached)?;
+                let request = hosted.request(q, words).ok_or_else(unfit)?;
+                lease.send(request).await.map_err(|_| Fail::new("reset", "it broke off"))
             }
-            px.events.finished(Finished {
-                node: hosted.label().into(),
-                attempts: tried + 1,
-                took_ms: u64::try_from(now.since(started).as_millis()).unwrap_or(u64::MAX),
-                ..px.line(q.asked, &q.model.bare)
-            });
-            Ok(said(&hosted.label(), (status, head, bytes), tried + 1))
+            Err(_) => Err(Fail::new("reset", "it broke off")),
         }
-        Verdict::Next { rest, why } => {
-            let failed = (rest, why);
+    }
+
+    /// What is no answer: the provider rests, where the failure was its own.
+    fn rested(&self, fail: Fail) -> Fail {
+        let Try { px, config, hosted, .. } = *self;
+        if fail.reason != "connect" && fail.reason != "body" {
+            let rest = (Rest::Model(None), fail.reason);
             let now = px.clock.now();
-            px.accounts.failed(hosted.provider, &hosted.model.id, failed, &config.failover, now);
-            if rest == Rest::Billing {
-                tracing::error!(
-                    provider = %hosted.provider.name, status = status.as_u16(),
-                    "the provider {}: it rests for {} s", match why {
-                        "key" => "refused the key",
-                        _ => "wants money",
-                    }, config.failover.billing_cooldown.as_secs(),
-                );
+            px.accounts.failed(hosted.provider, &hosted.model.id, rest, &config.failover, now);
+        }
+        fail
+    }
+
+    /// An error of the provider's: for the caller, or for the next step.
+    fn refused(
+        &self,
+        back: Option<&Back>,
+        (status, mut head, bytes): Answer,
+    ) -> Result<Response<Body>, Fail> {
+        let Try { px, config, q, hosted, tried, started } = *self;
+        let verdict = verdict(status.as_u16(), retry_after(&head), &bytes);
+        let clean = headers::response(status, &mut head).is_ok();
+        head.remove(CONTENT_LENGTH);
+        let bytes = without_key(&hosted.provider.auth, bytes);
+        let (status, head, bytes) = words::error(q, back, (status, head, bytes));
+        match verdict {
+            Verdict::Tell => {
+                px.accounts.answered(hosted.provider, &hosted.model.id);
+                let now = px.clock.now();
+                if let Some(meter) = px.meter(q.asked, &hosted.model.id, &hosted.provider.name) {
+                    meter.finish(Outcome::Done, now.since(q.arrived));
+                }
+                px.events.finished(Finished {
+                    node: hosted.label().into(),
+                    attempts: tried + 1,
+                    took_ms: u64::try_from(now.since(started).as_millis()).unwrap_or(u64::MAX),
+                    ..px.line(q.asked, &q.model.bare)
+                });
+                Ok(said(&hosted.label(), (status, head, bytes), tried + 1))
             }
-            // What a provider says of a key may quote it.
-            let answer = (clean && why != "key").then(|| Box::new((status, head, bytes)));
-            let text = match why {
-                "key" => format!(
-                    "refused the key ({status}; models.providers.{}.apiKey)",
-                    hosted.provider.name
-                ),
-                _ => format!("answered {status}"),
-            };
-            Err(Fail { answer, ..Fail::new(why, text) })
+            Verdict::Next { rest, why } => {
+                let failed = (rest, why);
+                let now = px.clock.now();
+                px.accounts.failed(
+                    hosted.provider,
+                    &hosted.model.id,
+                    failed,
+                    &config.failover,
+                    now,
+                );
+                if rest == Rest::Billing {
+                    tracing::error!(
+                        provider = %hosted.provider.name, status = status.as_u16(),
+                        "the provider {}: it rests for {} s", match why {
+                            "key" => "refused the key",
+                            _ => "wants money",
+                        }, config.failover.billing_cooldown.as_secs(),
+                    );
+                }
+                // What a provider says of a key may quote it.
+                let answer = (clean && why != "key").then(|| Box::new((status, head, bytes)));
+                let text = match why {
+                    "key" => format!(
+                        "refused the key ({status}; models.providers.{}.apiKey)",
+                        hosted.provider.name
+                    ),
+                    _ => format!("answered {status}"),
+                };
+                Err(Fail { answer, ..Fail::new(why, text) })
+            }
         }
     }
 }

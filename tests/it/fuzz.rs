@@ -5,7 +5,7 @@
 //! from a seed of its own, which is said when something fails.
 
 use std::path::Path;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http::Method;
@@ -21,6 +21,7 @@ use tailherd::api::translate::{self, Reply, Target, Translation};
 use tailherd::api::{echo::Echo, show, wire};
 use tailherd::config::{FixedEnv, parse};
 use tailherd::types::{Api, Op, RequestedModel};
+use tokio::time::Instant;
 
 const DIALECTS: [(Api, Op); 6] = [
     (Api::Ollama, Op::Chat),
