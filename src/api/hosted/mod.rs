@@ -1,8 +1,8 @@
 //! What is asked of a provider, and what its answer means.
 //!
 //! In flow the caller's dialect and the provider's; out flows whether the request goes as it is
-//! or translated ([`fit`]), the body as the provider gets it ([`Fields`]), and what a failure means for the
-//! chain ([`verdict`], [`opening`]). A request passes as it is where provider and caller speak one
+//! or translated ([`fit()`]), the body as the provider gets it ([`Fields`]), and what a failure means for the
+//! chain ([`verdict()`], [`opening()`]). A request passes as it is where provider and caller speak one
 //! dialect: then only the model's name, the provider's own fields and the key differ.
 
 mod fields;
