@@ -41,6 +41,8 @@ enum Says {
     Breaks,
     /// Begins an answer, and thinks before it ends it.
     Thinks(Duration),
+    /// Takes that long for a probe, and that long for an answer.
+    Slow(Duration, Duration),
 }
 
 /// One way to a peer, and how many requests came by it.
@@ -72,6 +74,9 @@ async fn at(says: Says) -> At {
                     let ping = request.uri().path() == "/mesh/v1/ping";
                     request.into_body().collect().await.unwrap();
                     count.fetch_add(u32::from(!ping), Relaxed);
+                    if let Says::Slow(probe, answer) = says {
+                        tokio::time::sleep(if ping { probe } else { answer }).await;
+                    }
                     if matches!(says, Says::Breaks) && !ping {
                         return Err(std::io::Error::other("broken off"));
                     }
@@ -133,8 +138,11 @@ struct World {
 impl World {
     /// This node has nothing; each peer has `tiny`, by these ways, best first.
     async fn with(peers: &[(&str, &[&Dial])]) -> World {
+        World::timed(peers, Timing::shrunk()).await
+    }
+
+    async fn timed(peers: &[(&str, &[&Dial])], timing: Timing) -> World {
         let clock = Clock::start();
-        let timing = Timing::shrunk();
         let config = DirectoryConfig {
             settings: crate::directory::Settings::default(),
             this: who("laptop"),
@@ -264,6 +272,30 @@ async fn a_way_that_goes_silent_under_a_request_is_left_for_the_nodes_other_way(
     assert_eq!((second.asked(), other.asked()), (1, 0));
     assert!(world.failed("gpu", "silent"));
     assert!(!world.px.directory.path(&id("gpu"), &mute.dial).is_alive());
+}
+
+#[tokio::test]
+async fn a_node_that_is_slow_to_show_life_keeps_its_request_and_nobody_else_gets_it() {
+    let ms = Duration::from_millis;
+    let usual = Timing { vigil: ms(300), ..Timing::shrunk() };
+    // Slower than one probe waits for the next, and steady.
+    let slow = at(Says::Slow(ms(500), ms(3000))).await;
+    let other = at(Says::Answer).await;
+    let ways = [("gpu", &[&slow.dial][..]), ("nas", &[&other.dial])];
+    let world = World::timed(&ways, usual.clone()).await;
+    world.prefer("gpu");
+    assert_eq!(world.generate().await, "gpu/ollama 1", "{}", world.px.metrics.render());
+    assert_eq!((slow.asked(), other.asked()), (1, 0));
+    assert!(world.px.directory.path(&id("gpu"), &slow.dial).is_alive());
+    // One that shows none is left, and not before it had the time of three probes.
+    let mute = at(Says::Slow(ms(60_000), ms(60_000))).await;
+    let ways = [("gpu", &[&mute.dial][..]), ("nas", &[&other.dial])];
+    let world = World::timed(&ways, usual).await;
+    world.prefer("gpu");
+    let from = Instant::now();
+    assert_eq!(world.generate().await, "nas/ollama 2");
+    assert!(from.elapsed() >= ms(900), "{:?}", from.elapsed());
+    assert!(world.failed("gpu", "silent"));
 }
 
 #[tokio::test]
