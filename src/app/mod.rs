@@ -313,12 +313,7 @@ impl App {
 
         let tasks = vec![
             tokio::spawn(names(view, own)),
-            tokio::spawn(observe::tell(
-                Arc::clone(&directory),
-                Arc::clone(&gates),
-                clock,
-                Arc::clone(&timing),
-            )),
+            tokio::spawn(observe::tell(Arc::clone(&directory), Arc::clone(&gates))),
             tokio::spawn(preload::keep(
                 config_rx.clone(),
                 Arc::clone(&directory),

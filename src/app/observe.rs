@@ -7,33 +7,34 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use crate::balance::queue::Seen;
-use crate::directory::{Directory, Endpoint, Snapshot};
+use crate::directory::{Directory, Endpoint, Look, Snapshot};
 use crate::gate::{Gates, weights_of};
-use crate::telemetry::Clock;
-use crate::types::{EngineKind, Moment, Timing};
+use crate::types::EngineKind;
 
-/// Passes what is known of this node's memory on, for as long as the directory lives: with every
-/// new picture, and again after a while. A gate does not believe a model gone that it used just
-/// before the engine was asked, so it has to hear of it once more.
-pub(super) async fn tell(
-    directory: Arc<Directory>,
-    gates: Arc<Gates>,
-    clock: Clock,
-    timing: Arc<Timing>,
-) {
-    // A picture is at most this old when it is seen here; what was used since is not gone.
-    let age = timing.probe_local + timing.probe_limit;
-    let mut pictures = directory.changed();
+/// Passes what is known of this node's memory on, for as long as the directory lives: whenever its
+/// engines were asked. They are asked anew after each load: what they let go of for it would go on
+/// counting as loaded, and each request that comes for it would make the engine load once more.
+pub(super) async fn tell(directory: Arc<Directory>, gates: Arc<Gates>) {
+    let mut told = directory.memory_told();
+    let mut loads = gates.loaded();
     loop {
         tokio::select! {
-            changed = pictures.changed() => if changed.is_err() { return },
-            () = tokio::time::sleep(timing.probe_local) => {}
+            told = told.changed() => if told.is_err() { return },
+            ended = loads.changed() => {
+                if ended.is_err() {
+                    return;
+                }
+                if let Some(this) = directory.load().this() {
+                    directory.look_at(&this.id, Look::List);
+                }
+                continue;
+            }
         }
+        let asked = *told.borrow_and_update();
         let snapshot = directory.load();
         let Some(this) = snapshot.this() else { continue };
         gates.keep(|id| this.endpoints.iter().any(|e| e.id == id));
         for endpoint in this.endpoints.iter().filter(|e| e.kind == EngineKind::Ollama && e.up) {
-            let asked = Moment::new(clock.now().since(Moment::new(age)));
             gates.of(endpoint).observed(&memory(&snapshot, endpoint), asked);
         }
     }

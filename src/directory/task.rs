@@ -17,7 +17,7 @@ use super::saved::Scope;
 use super::snapshot::Snapshot;
 use super::writer::{State, apply};
 use crate::telemetry::Clock;
-use crate::types::{Dial, NodeId};
+use crate::types::{Dial, Moment, NodeId};
 
 /// Requests for a look that may wait; more are dropped, since a node asked for twice is
 /// looked at once.
@@ -56,6 +56,7 @@ pub struct Directory {
     version: watch::Receiver<u64>,
     peers: watch::Receiver<Arc<Vec<Peer>>>,
     looks: Mutex<mpsc::Sender<(NodeId, Look)>>,
+    memory: watch::Sender<Moment>,
 }
 
 enum Message {
@@ -80,6 +81,7 @@ impl Directory {
             version: version_rx,
             peers: peers_rx,
             looks: Mutex::new(mpsc::channel(1).0),
+            memory: watch::Sender::new(Moment::ZERO),
         });
         let writer = Writer {
             directory: Arc::downgrade(&directory),
@@ -152,6 +154,18 @@ impl Directory {
             self.send(Event::Paths(node.clone()));
         }
         self.look_at(node, Look::Failed);
+    }
+
+    /// What this node's engines have in memory is in their cells, as they said when they were
+    /// asked at that moment.
+    pub fn told_memory(&self, asked: Moment) {
+        self.memory.send_replace(asked);
+    }
+
+    /// Wakes whenever this node's engines have said what they have in memory: when they were
+    /// asked.
+    pub fn memory_told(&self) -> watch::Receiver<Moment> {
+        self.memory.subscribe()
     }
 
     /// The requests for looks from now on. There is one taker, the probes that run; new ones

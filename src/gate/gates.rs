@@ -31,6 +31,8 @@ pub struct GatesConfig {
 pub(super) struct Shared {
     /// Moved whenever something changed that a report tells.
     pub(super) changes: Arc<watch::Sender<u64>>,
+    /// Moved whenever an engine has brought a model into memory.
+    pub(super) loads: Arc<watch::Sender<u64>>,
     pub(super) share: watch::Receiver<Share>,
     pub(super) used: Arc<Used>,
 }
@@ -46,6 +48,7 @@ pub struct Gates {
     metrics: Arc<Metrics>,
     loader: Loaders,
     changes: Arc<watch::Sender<u64>>,
+    loads: Arc<watch::Sender<u64>>,
     share: watch::Sender<Share>,
     used: Arc<Used>,
     gates: Mutex<HashMap<EndpointId, (u32, Arc<Gate>)>>,
@@ -66,6 +69,7 @@ impl Gates {
             metrics,
             loader: Box::new(loader),
             changes: Arc::default(),
+            loads: Arc::default(),
             share: watch::Sender::default(),
             used: Arc::default(),
             gates: Mutex::default(),
@@ -87,6 +91,7 @@ impl Gates {
             let loader = (self.loader)(endpoint);
             let node = Shared {
                 changes: self.changes.clone(),
+                loads: self.loads.clone(),
                 share: self.share.subscribe(),
                 used: self.used.clone(),
             };
@@ -104,6 +109,11 @@ impl Gates {
     /// Wakes whenever something changed in one of them.
     pub fn changed(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()
+    }
+
+    /// Wakes whenever a load has ended: what the engine let go of for it, only the engine knows.
+    pub fn loaded(&self) -> watch::Receiver<u64> {
+        self.loads.subscribe()
     }
 
     /// What stands in front of offers of this node's engines, each in its place.

@@ -72,7 +72,8 @@ impl Gate {
         metrics: Arc<Metrics>,
     ) -> Arc<Gate> {
         let (_, share) = watch::channel(super::Share::default());
-        let node = Shared { changes: Arc::default(), share, used: Arc::default() };
+        let node =
+            Shared { changes: Arc::default(), loads: Arc::default(), share, used: Arc::default() };
         Gate::of(config, loader, clock, metrics, node)
     }
 
@@ -340,6 +341,7 @@ impl Gate {
         }
         let mut state = self.state.lock();
         let actions = state.queue.loaded(load.plan.id, end.is_ok(), self.clock.now());
+        self.node.loads.send_modify(|n| *n = n.wrapping_add(1));
         self.tell();
         if let Err(fail) = end {
             for action in &actions {

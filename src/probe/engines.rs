@@ -104,6 +104,7 @@ impl Engines {
         let trusting = !self.round.is_multiple_of(IDENTIFY_EVERY);
         self.round = self.round.wrapping_add(1);
         let (ask, shows) = (&self.ask, &self.shows);
+        let asked = ask.clock.now();
         let seen = join_all(self.places.iter().map(|place| {
             let ours = &ours;
             async move {
@@ -119,6 +120,8 @@ impl Engines {
             place.take(seen, misses, &mut self.named);
         }
         self.tell();
+        self.directory.settled().await;
+        self.directory.told_memory(asked);
         // Answers to `show` may take long; what the lists say is told first.
         let mut learnt = false;
         for place in &self.places {

@@ -108,6 +108,35 @@ fn names(lines: &[Value]) -> Vec<&str> {
 }
 
 #[tokio::test]
+async fn what_an_engine_let_go_for_a_load_is_known_as_soon_as_that_has_ended() {
+    // Asked by the clock, the engine would say so too late for this test.
+    let timing = Timing { probe_local: Duration::from_secs(600), ..reports_only() };
+    let gpu = EngineSpec {
+        max_loaded: 1,
+        ..engine("gpu", ["count", "other"].map(ModelSpec::count).to_vec())
+    };
+    let world = World::timed(
+        vec![
+            NodeSpec::new("laptop", me(), None),
+            NodeSpec::new("gpu", Owner::tag("tag:ollama"), Some(gpu)),
+        ],
+        timing,
+    )
+    .await;
+    for (model, gone) in [("count", "other"), ("other", "count"), ("count", "other")] {
+        world.sees("laptop", &format!("{model}:latest"), "gpu").await;
+        assert_eq!(world.post("laptop", "/api/generate", count(model, 1)).send().await.status, 200);
+        let known = async || {
+            let loaded = async |name: &str| {
+                offer(&world, "laptop", &format!("{name}:latest"), "gpu").await["loaded"] == true
+            };
+            loaded(model).await && !loaded(gone).await
+        };
+        assert!(until(known).await, "{gone}: {:#}", world.status("laptop").await["models"]);
+    }
+}
+
+#[tokio::test]
 async fn a_queue_at_a_peer_is_known_within_half_a_second() {
     let world = pair(reports_only()).await;
     let known = async |running: u64, queued: u64| {
