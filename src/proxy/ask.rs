@@ -18,7 +18,7 @@ use crate::balance::prompt::Prompt;
 use crate::directory::{Offer, Sent};
 use crate::gate;
 use crate::net::Body;
-use crate::types::{Api, Class, Dial, EngineKind, Moment, NodeKind, RequestedModel};
+use crate::types::{Api, Class, Dial, EngineKind, Moment, NodeKind, Op, RequestedModel};
 
 use super::asked::Asked;
 use super::chain::Taken;
@@ -217,10 +217,8 @@ impl Ask<'_> {
     fn predicted(&self, chosen: &Chosen<'_>) -> Duration {
         let cell = &chosen.offer.cell;
         let (_, decode) = cell.speeds();
-        let mut tokens = cell.lengths.of(self.asked.client);
-        if let Some(most) = self.most_tokens() {
-            tokens = tokens.min(most as f64);
-        }
+        let usual = cell.lengths.of(self.asked.client);
+        let tokens = written(self.asked.route.op, self.most_tokens(), usual);
         let seconds = tokens / if decode > 0.0 { decode } else { 25.0 };
         self.reads(chosen) + Duration::from_secs_f64(seconds.clamp(0.0, 3600.0))
     }
@@ -233,6 +231,15 @@ impl Ask<'_> {
         let prompt = self.prompt().tokens(chosen.per_byte()).min(window);
         let seconds = prompt / if prefill > 0.0 { prefill } else { 300.0 };
         Duration::from_secs_f64(seconds.clamp(0.0, 3600.0))
+    }
+}
+
+/// How many tokens are written for a request, where an answer has usually so many.
+fn written(op: Op, most: Option<u64>, usual: f64) -> f64 {
+    match (op, most) {
+        (Op::Embed, _) => 0.0,
+        (_, Some(most)) => usual.min(most as f64),
+        (_, None) => usual,
     }
 }
 
@@ -259,4 +266,22 @@ fn upstream_uri(asked: &Asked, prefix: &str, spelling: Option<&str>) -> Uri {
         path.push_str(query);
     }
     path.parse().unwrap_or_else(|_| Uri::from_static("/"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_embedding_keeps_an_engine_busy_with_reading_alone() {
+        for (op, most, want) in [
+            (Op::Embed, None, 0.0),
+            (Op::Embed, Some(9), 0.0),
+            (Op::Chat, None, 200.0),
+            (Op::Chat, Some(9), 9.0),
+            (Op::Generate, Some(900), 200.0),
+        ] {
+            assert_eq!(written(op, most, 200.0), want, "{op:?} {most:?}");
+        }
+    }
 }
