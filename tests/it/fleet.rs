@@ -17,6 +17,7 @@ const PLAN: Plan = Plan {
     seeds: 2,
     report_interval: 2.0,
     fault: None,
+    draw: 0,
     seconds: 1800.0,
     warm_up: 300.0,
 };

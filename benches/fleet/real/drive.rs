@@ -35,10 +35,12 @@ use crate::sim::results::Sample;
 use crate::sim::trace::{Session, Turn};
 use crate::sim::world;
 
-/// How long everybody may take to know everybody.
-const MEET: Duration = Duration::from_secs(120);
+/// How long everybody may take to know everybody, of real time: that is the machine's work.
+pub(crate) const MEET: Duration = Duration::from_secs(60);
 /// Beyond the last arrival, whatever is not answered counts as that.
-const AFTER: Duration = Duration::from_secs(1800);
+pub(crate) const AFTER: Duration = Duration::from_secs(900);
+/// How long a process may take to say what it has counted.
+pub(crate) const TOLD: Duration = Duration::from_secs(300);
 /// A program of this library estimates four bytes to a token.
 const BYTES: f64 = 4.0;
 
@@ -135,13 +137,13 @@ impl Mesh {
             admin,
             _state: state,
         };
-        mesh.meet(fleet).await?;
+        mesh.meet(fleet, MEET.mul_f64(options.scale())).await?;
         Ok(mesh)
     }
 
     /// Waits until each sidecar lists each model with all who have it.
-    async fn meet(&self, fleet: &Fleet) -> Result<()> {
-        let end = Instant::now() + MEET;
+    async fn meet(&self, fleet: &Fleet, limit: Duration) -> Result<()> {
+        let end = Instant::now() + limit;
         for apps in self.apps.iter().flatten() {
             loop {
                 let tags = get(*apps, "/api/tags").open().await?.rest().await;
@@ -159,8 +161,8 @@ impl Mesh {
     async fn counts(&self) -> Result<Vec<Counts>> {
         let mut all = Vec::new();
         for addr in &self.engine_addrs {
-            let answer = get(*addr, "/counts").open().await?.rest().await;
-            all.push(serde_json::from_slice(&answer.body)?);
+            let said = told("an engine", *addr, "/counts").await?;
+            all.push(serde_json::from_slice(&said)?);
         }
         Ok(all)
     }
@@ -169,8 +171,8 @@ impl Mesh {
     async fn metric(&self, name: &str, with: &str) -> Result<f64> {
         let mut sum = 0.0;
         for addr in self.admin.iter().flatten() {
-            let answer = get(*addr, "/metrics").open().await?.rest().await;
-            let text = String::from_utf8_lossy(&answer.body).into_owned();
+            let said = told("a sidecar", *addr, "/metrics").await?;
+            let text = String::from_utf8_lossy(&said);
             let lines = text.lines().filter(|l| l.starts_with(name) && l.contains(with));
             sum += lines.filter_map(|l| l.rsplit(' ').next()?.parse::<f64>().ok()).sum::<f64>();
         }
@@ -183,6 +185,14 @@ impl Mesh {
         let found = mine.filter(|(d, _)| d.node == node).find_map(|(_, apps)| *apps);
         found.with_context(|| format!("no sidecar at node {node}"))
     }
+}
+
+/// What a process says of itself.
+async fn told(who: &str, addr: SocketAddr, path: &str) -> Result<Bytes> {
+    let asked = async { anyhow::Ok(get(addr, path).open().await?.rest().await) };
+    let answer = tokio::time::timeout(TOLD, asked).await;
+    let answer = answer.with_context(|| format!("{who} does not answer at {addr}{path}"))??;
+    Ok(answer.body)
 }
 
 fn knows_all(fleet: &Fleet, tags: &Value) -> bool {
@@ -253,10 +263,14 @@ struct Users {
 struct Heard {
     id: u64,
     arrived: f64,
+    /// How much later than it should have been: so late is this machine.
+    late: f64,
     first: Option<f64>,
     done: Option<f64>,
     output: f64,
     error: Option<String>,
+    /// Where and for what it was asked.
+    asked: String,
 }
 
 async fn round(options: &Options, fleet: &Fleet, seed: u64) -> Result<Round> {
@@ -295,12 +309,21 @@ async fn round(options: &Options, fleet: &Fleet, seed: u64) -> Result<Round> {
     let heard = std::mem::take(&mut *users.heard.lock());
     for h in &heard {
         round.asked += 1;
+        round.late.push(h.late);
         let (begun, ended) = (times(h.id, |c| &c.first), times(h.id, |c| &c.ended));
         round.twice += usize::from(begun > 1);
         round.answered += usize::from(h.done.is_some());
         round.ended += usize::from(h.done.is_some() && (begun, ended) == (1, 1));
         if let Some(error) = &h.error {
             *round.errors.entry(error.clone()).or_default() += 1;
+        } else if h.done.is_none() {
+            let missing = format!(
+                "not answered when the run ended: {}, {:.0} s after it was asked for; engines \
+                 began it {begun} times, ended it {ended} times",
+                h.asked,
+                last - h.arrived,
+            );
+            *round.errors.entry(missing).or_default() += 1;
         }
         if h.arrived >= plan.warm_up {
             round.samples.push(Sample {
@@ -315,6 +338,13 @@ async fn round(options: &Options, fleet: &Fleet, seed: u64) -> Result<Round> {
     }
     for reason in ["withdrawn", "left"] {
         round.moves += mesh.metric("tailherd_moves_total{", &format!("\"{reason}\"")).await?;
+    }
+    for reason in ["connect", "slow_connect", "silent", "reset", "busy", "engine"] {
+        let label = format!("reason=\"{reason}\"");
+        let tries = mesh.metric("tailherd_attempts_total{", &label).await?;
+        if tries > 0.0 {
+            round.failed.insert(reason, tries);
+        }
     }
     let all = mesh.metric("tailherd_moves_total{", "").await?;
     round.refusals = all - round.moves;
@@ -349,13 +379,15 @@ async fn play(
         users.heard.lock().push(Heard {
             id,
             arrived,
+            late: arrived - when,
             first: None,
             done: None,
             output: asks.output,
             error: None,
+            asked: format!("{model} at {at}, request {id}"),
         });
         let path = if embeds { "/api/embed" } else { "/api/chat" };
-        let ended = ask(&users, place, at, path, body).await;
+        let ended = ask(&users, place, at, (path, number), body).await;
         if let Err(error) = ended {
             users.heard.lock()[place].error = Some(format!("{error:#}"));
             return;
@@ -363,9 +395,17 @@ async fn play(
     }
 }
 
-async fn ask(users: &Users, place: usize, at: SocketAddr, path: &str, body: String) -> Result<()> {
+/// Asks it of this path, as this session: the simulator's sidecars know whose turn it is, too.
+async fn ask(
+    users: &Users,
+    place: usize,
+    at: SocketAddr,
+    (path, session): (&str, usize),
+    body: String,
+) -> Result<()> {
     let request = Request::post(format!("http://{at}{path}"))
         .header("content-type", "application/json")
+        .header("x-tailherd-session", session.to_string())
         .body(Full::new(Bytes::from(body)))?;
     let response = users.client.request(request).await?;
     let status = response.status();

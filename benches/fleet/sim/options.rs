@@ -40,6 +40,7 @@ impl Options {
             seeds: 4,
             report_interval: 2.0,
             fault: None,
+            draw: 0,
             seconds: 7200.0,
             warm_up: 600.0,
         };

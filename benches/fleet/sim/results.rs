@@ -16,6 +16,8 @@ pub(crate) struct Plan {
     pub(crate) seeds: u64,
     pub(crate) report_interval: f64,
     pub(crate) fault: Option<Fault>,
+    /// Which draws among near-equals, over the same arrivals.
+    pub(crate) draw: u64,
     /// Simulated seconds, and how many of them are dropped at the start.
     pub(crate) seconds: f64,
     pub(crate) warm_up: f64,
@@ -91,6 +93,7 @@ pub(crate) fn run(fleet: &Fleet, plan: &Plan, policies: &[Policy]) -> Vec<Outcom
                 seconds: plan.seconds,
                 report_interval: plan.report_interval,
                 fault: plan.fault,
+                draw: plan.draw,
             };
             outcome.add(World::new(fleet, &sessions, setting), plan);
         }

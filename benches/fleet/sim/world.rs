@@ -48,6 +48,8 @@ pub(crate) struct Setting {
     pub(crate) seconds: f64,
     pub(crate) report_interval: f64,
     pub(crate) fault: Option<Fault>,
+    /// Other draws among near-equals, over the same arrivals.
+    pub(crate) draw: u64,
 }
 
 #[derive(Debug)]
@@ -145,7 +147,7 @@ impl<'a> World<'a> {
             nodes: (0..fleet.len()).map(|n| Node::new(fleet, n, gated(n), seed)).collect(),
             origins: (0..fleet.len()).map(|_| Origin::new(fleet)).collect(),
             requests: Vec::new(),
-            rng: SmallRng::seed_from_u64(seed ^ 0x5eed),
+            rng: SmallRng::seed_from_u64(seed ^ 0x5eed ^ (setting.draw << 32)),
             now: 0.0,
             shared: vec![vec![vec![0; fleet.models.len()]; fleet.len()]; fleet.len()],
             gone: None,
