@@ -164,6 +164,17 @@ templates() { # the last token of the rendered prompt chooses the answer: engine
 {{- else if eq .Role "tool" }}<|result|>{{ .Content }}{{ if $last }}<|answer|>{{ end }}
 {{- end }}{{- end }}
 X
+  # an agent's: asks to read a file, and answers once a tool's result is there; of the prompt itself nothing counts
+  cat > "$t/read" <<'X'
+{{- $told := false }}
+{{- range .Messages }}
+{{- if eq .Role "tool" }}{{ $told = true }}
+{{- else if .ToolCalls }}<tool_call>{{ range .ToolCalls }}{"name": "{{ .Function.Name }}", "arguments": {{ .Function.Arguments }}}{{ end }}</tool_call>{{ end }}
+{{- end }}
+{{- if $told }}<|answer|>{{ else if .Tools }}<|read|>{{ else }}<|reply|>{{ end }}
+X
+  # the whole prompt counts, a token for each byte
+  printf '%s' '{{ range .Messages }}{{ .Content }}{{ end }}<|reply|>' > "$t/whole"
   cat > "$t/think" <<'X'
 {{- range $i, $m := .Messages }}
 {{- $last := eq (len (slice $.Messages $i)) 1 }}
@@ -173,9 +184,9 @@ X
 X
 }
 
-model() { # model NODE NAME GGUF TEMPLATE
+model() { # model NODE NAME GGUF TEMPLATE [PARAMETER VALUE]
   local f=$LAB_DIR/$1/Modelfile.$2
-  { echo "FROM $ollama_dir/gguf/$3.gguf"; printf 'TEMPLATE """%s"""\n' "$(cat "$LAB_DIR/templates/$4")"; } > "$f"
+  { echo "FROM $ollama_dir/gguf/$3.gguf"; printf 'TEMPLATE """%s"""\n' "$(cat "$LAB_DIR/templates/$4")"; [[ -z ${5:-} ]] || echo "PARAMETER $5 $6"; } > "$f"
   OLLAMA_HOST=127.0.0.1:11435 ollama_cli "$1" create "$2" -f "$f" > "$f.log" 2>&1 || { cat "$f.log" >&2; die "model $2 on $1"; }
 }
 

@@ -10,11 +10,11 @@ from lab import Later, check, equal, generate, get, load, metric, models, run_in
 LIMIT = 1.5
 
 
-def waiting_at():
-    """The node whose gate has the request for `shared`, started or waiting for its turn."""
+def waiting_at(model="shared"):
+    """The node whose gate has a request for the model, started or waiting for its turn."""
     for n in ("gpu", "nas"):
         for line in get(n, "/metrics", port=11437).text.splitlines():
-            if line.startswith(("tailherd_inflight_requests{", "tailherd_queued_requests{")) and "shared" in line and float(line.rsplit(" ", 1)[1]) > 0:
+            if line.startswith(("tailherd_inflight_requests{", "tailherd_queued_requests{")) and f'"{model}:latest"' in line and float(line.rsplit(" ", 1)[1]) > 0:
                 return n
     return None
 
