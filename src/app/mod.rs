@@ -37,6 +37,7 @@ use crate::directory::{Directory, DirectoryConfig, Identity};
 use crate::discover::{self, Discovery};
 use crate::gate::{Gates, GatesConfig, OllamaLoader};
 use crate::mesh::{self, Hellos, Meets, Mesh};
+use crate::net::home::Homes;
 use crate::net::localapi;
 use crate::net::{
     Callers, Connector, LanListeners, LanView, MeshListeners, Pool, Sockets, TailnetView, Task,
@@ -139,6 +140,7 @@ impl App {
         let events = Events::new();
         let offline = Offline::open(state.clone(), &mut config, &events);
         let spend = Spend::open(state.clone(), &events);
+        let homes = Arc::new(Homes::load(state.as_deref()));
         let timing = Arc::new(timing);
         let name = NodeName::from_dns(&name);
         let config = Arc::new(config);
@@ -218,6 +220,7 @@ impl App {
             settings: Arc::clone(&settings),
             access: access.clone(),
             accounts: Arc::clone(&spend.accounts),
+            homes: Arc::clone(&homes),
             own: Arc::clone(&own),
         });
 
@@ -333,7 +336,7 @@ impl App {
             tokio::spawn(spend.clone().keep(timing.save)),
         ];
         let ours = doors.own_addresses();
-        let looking = reload::Looking { ours, state, pool, clock };
+        let looking = reload::Looking { ours, homes, pool, clock };
         let probes = looking.start(&config, &directory, &timing);
         Ok(App {
             proxy,

@@ -1,7 +1,6 @@
 //! A new configuration, while requests run.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use std::time::SystemTime;
@@ -10,6 +9,7 @@ use tokio::sync::watch;
 use crate::config::{Config, Variants};
 use crate::directory::{Directory, Event, Settings};
 use crate::net::Pool;
+use crate::net::home::Homes;
 use crate::probe::{ProbeConfig, Probes};
 use crate::proxy;
 use crate::telemetry::Clock;
@@ -32,7 +32,7 @@ pub(super) fn directory_settings(config: &Config, timing: &Timing) -> Settings {
 /// What looking for engines and peers needs beside the configuration.
 pub(super) struct Looking {
     pub(super) ours: watch::Receiver<Vec<SocketAddr>>,
-    pub(super) state: Option<PathBuf>,
+    pub(super) homes: Arc<Homes>,
     pub(super) pool: Pool,
     pub(super) clock: Clock,
 }
@@ -44,7 +44,8 @@ impl Looking {
         directory: &Arc<Directory>,
         timing: &Timing,
     ) -> Probes {
-        let config = ProbeConfig::of(config, self.ours.clone(), self.state.clone(), timing.clone());
+        let config =
+            ProbeConfig::of(config, self.ours.clone(), Arc::clone(&self.homes), timing.clone());
         Probes::start(config, directory, &self.pool, self.clock)
     }
 }

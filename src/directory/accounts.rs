@@ -32,6 +32,8 @@ pub fn today() -> u64 {
 pub enum Skip {
     /// It could not be reached lately.
     Down,
+    /// It first answered on another network, and another machine may have its address here.
+    Elsewhere,
     /// It rests after a failure.
     Rests(&'static str),
     /// It takes no more requests in this minute or day.
@@ -45,6 +47,7 @@ impl Skip {
     pub fn text(self) -> &'static str {
         match self {
             Skip::Down => "it could not be reached lately",
+            Skip::Elsewhere => "it belongs to another network",
             Skip::Rests("billing") => "it rests: its account has no money left",
             Skip::Rests("key") => "it rests: it refused the key",
             Skip::Rests(_) => "it rests after a failure",

@@ -16,6 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 mod caller;
 mod connect;
 mod device;
+pub mod home;
 mod host;
 pub mod lan;
 pub mod listen;

@@ -10,7 +10,6 @@ mod ask;
 mod engines;
 mod identify;
 mod list;
-mod network;
 mod peers;
 mod reports;
 mod schedule;
@@ -19,7 +18,6 @@ mod shows;
 mod tests;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::sync::{Notify, watch};
@@ -28,6 +26,7 @@ use tokio::task::JoinHandle;
 use crate::config::{Config, LocalEngine};
 use crate::directory::{Directory, Server};
 use crate::net::Pool;
+use crate::net::home::Homes;
 use crate::telemetry::Clock;
 use crate::types::{NodeName, Timing};
 
@@ -44,8 +43,8 @@ pub struct ProbeConfig {
     pub bare_port: u16,
     /// Where this program itself listens: no engine is looked for there.
     pub ours: watch::Receiver<Vec<SocketAddr>>,
-    /// The state folder; `None` = nothing is kept.
-    pub state: Option<PathBuf>,
+    /// To which networks servers belong.
+    pub homes: Arc<Homes>,
     /// All waits.
     pub timing: Timing,
 }
@@ -55,7 +54,7 @@ impl ProbeConfig {
     pub fn of(
         config: &Config,
         ours: watch::Receiver<Vec<SocketAddr>>,
-        state: Option<PathBuf>,
+        homes: Arc<Homes>,
         timing: Timing,
     ) -> ProbeConfig {
         let server = |s: &crate::config::ConfiguredServer| Server {
@@ -69,7 +68,7 @@ impl ProbeConfig {
             mesh_ports: config.tailnet.ports.clone(),
             bare_port: config.tailnet.bare_port,
             ours,
-            state,
+            homes,
             timing,
         }
     }
@@ -105,7 +104,7 @@ impl Probes {
             ask,
             directory: directory.clone(),
             shows,
-            networks: network::Networks::load(config.state.as_deref()),
+            homes: config.homes,
             mesh_ports: config.mesh_ports,
             bare_port: config.bare_port,
         });

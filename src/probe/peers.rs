@@ -13,12 +13,12 @@ use super::ask::{Answer, AskError, Asker, Target};
 use super::engines;
 use super::identify::{Identity, NoEngine, identify};
 use super::list;
-use super::network::{self, Belongs, Networks};
 use super::shows::Shows;
 use crate::api::{attempt, wire};
 use crate::directory::{
     Directory, EngineListing, Event, Grant, Listing, ModelListing, Peer, Server,
 };
+use crate::net::home::{self, Belongs, Homes};
 use crate::types::{Dial, EngineKind, NodeId, NodeKind};
 
 /// What every look needs.
@@ -26,7 +26,7 @@ pub(super) struct Tools {
     pub(super) ask: Asker,
     pub(super) directory: Arc<Directory>,
     pub(super) shows: Arc<Shows>,
-    pub(super) networks: Networks,
+    pub(super) homes: Arc<Homes>,
     pub(super) mesh_ports: Vec<u16>,
     pub(super) bare_port: u16,
 }
@@ -423,7 +423,7 @@ async fn heard(
 async fn look_at_server(tools: &Tools, server: &Server, memory: &mut Memory) -> Result<(), Why> {
     let to = Target { node: server.id(), dial: server.dial.clone(), prefix: server.prefix.clone() };
     let url = engines::url_of(&server.dial, &server.prefix);
-    let bound = network::is_bound(&server.dial);
+    let bound = home::is_bound(&server.dial);
     if bound && !is_here(tools, server) {
         tools.directory.path(&to.node, &to.dial).lost();
         return Err(Why::Elsewhere);
@@ -433,7 +433,7 @@ async fn look_at_server(tools: &Tools, server: &Server, memory: &mut Memory) -> 
         None => look_at_engine(tools, &to, memory).await?,
     }
     if bound {
-        tools.networks.answered(&url, &network::place_of(&server.dial));
+        tools.homes.answered(&url, &home::place_of(&server.dial));
     }
     Ok(())
 }
@@ -441,8 +441,8 @@ async fn look_at_server(tools: &Tools, server: &Server, memory: &mut Memory) -> 
 /// Whether a configured server belongs to the network this machine is on.
 pub(super) fn is_here(tools: &Tools, server: &Server) -> bool {
     let url = engines::url_of(&server.dial, &server.prefix);
-    !network::is_bound(&server.dial)
-        || tools.networks.belongs(&url, &network::place_of(&server.dial)) == Belongs::Here
+    !home::is_bound(&server.dial)
+        || tools.homes.belongs(&url, &home::place_of(&server.dial)) == Belongs::Here
 }
 
 #[cfg(test)]

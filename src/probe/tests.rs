@@ -20,6 +20,7 @@ use crate::api::wire;
 use crate::config::Server as Url;
 use crate::directory::testing::{id, lan, peer};
 use crate::directory::{DirectoryConfig, Event, Identity, Settings, Snapshot};
+use crate::net::home::{Homes, Place};
 use crate::net::{Connector, TailnetView};
 use crate::types::{Dial, EngineKind, ModelKey, NodeId};
 
@@ -158,7 +159,7 @@ pub(super) fn tools() -> Tools {
         ask: Asker { pool: pool(clock, &timing), clock, timing },
         directory: directory(clock),
         shows: Arc::default(),
-        networks: network::Networks::load(None),
+        homes: Arc::new(Homes::load(None)),
         mesh_ports: Vec::new(),
         bare_port: 0,
     }
@@ -258,9 +259,9 @@ async fn a_server_that_belongs_to_another_network_is_sent_nothing() {
     let whom = Whom::Server(nas);
     let mut memory = Memory::default();
     assert_eq!(look(&tools, &whom, &mut memory).await, Outcome::Alive, "nothing is known yet");
-    let tools = Tools { networks: network::Networks::load(None), ..tools };
-    let cafe = network::Place { network: Some("bb:00:00:00:00:01".to_owned()), server: None };
-    tools.networks.answered(&url, &cafe);
+    let tools = Tools { homes: Arc::new(Homes::load(None)), ..tools };
+    let cafe = Place { network: Some("bb:00:00:00:00:01".to_owned()), server: None };
+    tools.homes.answered(&url, &cafe);
     let before = server.seen.lock().len();
     assert_ne!(look(&tools, &whom, &mut memory).await, Outcome::Alive);
     assert_eq!(server.seen.lock().len(), before);
@@ -337,7 +338,7 @@ async fn own_engines_are_found_listed_and_missed() {
         mesh_ports: Vec::new(),
         bare_port: 0,
         ours: listens,
-        state: None,
+        homes: Arc::new(Homes::load(None)),
         timing: timing.clone(),
     };
     let mut changed = directory.changed();
@@ -391,7 +392,7 @@ async fn what_was_just_made_here_is_listed_at_once() {
         mesh_ports: Vec::new(),
         bare_port: 0,
         ours: watch::channel(Vec::new()).1,
-        state: None,
+        homes: Arc::new(Homes::load(None)),
         timing: timing.clone(),
     };
     let mut changed = directory.changed();
@@ -469,7 +470,7 @@ async fn a_node_is_looked_at_as_soon_as_a_way_of_the_local_network_lives() {
         mesh_ports: Vec::new(),
         bare_port: 0,
         ours: watch::channel(Vec::new()).1,
-        state: None,
+        homes: Arc::new(Homes::load(None)),
         timing: timing.clone(),
     };
     let gpu = crate::directory::Peer { addrs: Vec::new(), ..peer("gpu", 2) };

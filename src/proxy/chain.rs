@@ -17,7 +17,7 @@ use crate::api::peek::Peeked;
 use crate::config::Config;
 use crate::config::chains::{Chain, Chains, Meaning, Step};
 use crate::directory::Snapshot;
-use crate::directory::accounts::{Skip, today};
+use crate::directory::accounts::Skip;
 use crate::net::Body;
 use crate::telemetry::events::{Finished, timestamp};
 use crate::types::{
@@ -123,7 +123,7 @@ pub(crate) async fn run(
             Step::Hosted { provider, model } => {
                 let hosted = Hosted { provider, model };
                 let now = px.clock.now();
-                match px.accounts.open(provider, &model.id, now, today()) {
+                match hosted.open(px, now) {
                     Ok(()) => {}
                     Err(Skip::Down) => {
                         hosted.look(px);
@@ -217,9 +217,9 @@ fn may_do(px: &Proxy, q: &Question<'_>, step: &Step) -> bool {
     match step {
         Step::Mesh { key, .. } => px.directory.load().models.contains_key(key),
         Step::Hosted { provider, model } => {
-            let open = px.accounts.open(provider, &model.id, px.clock.now(), today());
-            let fits = Hosted { provider, model }.fit(q) != Fit::Cannot;
-            fits && matches!(open, Ok(()) | Err(Skip::Down))
+            let hosted = Hosted { provider, model };
+            let open = hosted.open(px, px.clock.now());
+            hosted.fit(q) != Fit::Cannot && matches!(open, Ok(()) | Err(Skip::Down))
         }
     }
 }

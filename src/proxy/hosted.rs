@@ -21,7 +21,8 @@ use crate::api::ending::{Ending, Usage};
 use crate::api::headers::{self, Target};
 use crate::api::hosted::{Fit, Opening, Rest, Verdict, fit, opening, verdict};
 use crate::config::{Auth, Config, HostedModel, Provider};
-use crate::directory::accounts::today;
+use crate::directory::accounts::{Skip, today};
+use crate::net::home::{self, Belongs};
 use crate::net::{Body, ConnectError, PooledBody, full};
 use crate::telemetry::events::Finished;
 use crate::types::{Moment, NodeId, Outcome, ProviderApi};
@@ -149,6 +150,23 @@ impl Hosted<'_> {
             }
             _ => host_of(&self.provider.dial()),
         }
+    }
+
+    /// Whether it may be asked now, or why it is passed over.
+    pub(crate) fn open(&self, px: &Proxy, now: Moment) -> Result<(), Skip> {
+        let dial = self.provider.dial();
+        if home::is_bound(&dial)
+            && px.homes.belongs(&self.url(), &home::place_of(&dial)) == Belongs::Elsewhere
+        {
+            return Err(Skip::Elsewhere);
+        }
+        px.accounts.open(self.provider, &self.model.id, now, today())
+    }
+
+    /// What its network is kept under.
+    pub(crate) fn url(&self) -> String {
+        let server = &self.provider.server;
+        format!("provider {}:{}{}", server.host, server.port, server.prefix)
     }
 
     /// Looks in the background whether a provider that could not be reached is back.
@@ -350,6 +368,9 @@ impl Try<'_> {
         };
         let lease = px.pool.acquire(&id, &dial).await.map_err(unreached)?;
         px.accounts.reached(hosted.provider, true, px.clock.now());
+        if home::is_bound(&dial) {
+            px.homes.answered(&hosted.url(), &home::place_of(&dial));
+        }
         let reused = lease.reused;
         match lease.send(request).await {
             Ok(response) => Ok(response),

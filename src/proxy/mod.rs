@@ -57,6 +57,7 @@ use crate::config::Config;
 use crate::directory::Directory;
 use crate::directory::accounts::Accounts;
 use crate::gate::Gates;
+use crate::net::home::Homes;
 use crate::net::{Body, Pool};
 use crate::telemetry::events::Finished;
 use crate::telemetry::running::{self, Place};
@@ -93,6 +94,8 @@ pub struct Parts {
     pub access: watch::Receiver<Arc<Access>>,
     /// What providers were asked and paid, and how they rest.
     pub accounts: Arc<Accounts>,
+    /// To which networks servers belong.
+    pub homes: Arc<Homes>,
     /// Names and addresses by which this machine may be called in `Host`.
     pub own: Arc<ArcSwap<Own>>,
 }

@@ -20,12 +20,14 @@ use tokio::time::Instant;
 
 use super::*;
 use crate::config::FixedEnv;
+use crate::directory::accounts::Skip;
 use crate::directory::testing::{id, lan, listing, model, peer, who};
 use crate::directory::{DirectoryConfig, Event, Listing};
 use crate::gate::{GatesConfig, OllamaLoader};
+use crate::net::home::{Homes, Place};
 use crate::net::{Connector, TailnetView, full};
 use crate::trust::Tailnet;
-use crate::types::{CallerKind, Dial, Rung, RungState};
+use crate::types::{CallerKind, Dial, Moment, Rung, RungState};
 
 const ANSWER: &str = "{\"model\":\"tiny\",\"response\":\"hi\",\"done\":true}\n";
 
@@ -184,6 +186,7 @@ impl World {
             settings: Arc::new(ArcSwap::from_pointee(Settings::new(config))),
             access,
             accounts: Arc::default(),
+            homes: Arc::new(Homes::load(None)),
             own: Arc::default(),
         });
         World { px, _view: view }
@@ -464,4 +467,22 @@ fn further_tries_are_a_fifth_of_the_requests() {
         budget.request();
     }
     assert_eq!((0..5).filter(|_| budget.spend()).count(), 2);
+}
+
+#[tokio::test]
+async fn a_provider_of_another_network_is_passed_over() {
+    let world = World::with(&[]).await;
+    let text = "{ models: { providers: {
+        near: { baseUrl: 'http://192.168.77.7:8000/v1' }, here: { baseUrl: 'http://127.0.0.1:8000/v1' },
+    } } }";
+    let config = crate::config::parse(text, None, &FixedEnv::default()).unwrap();
+    let cafe = Place { network: Some("bb:00:00:00:00:01".to_owned()), server: None };
+    for (name, want) in [("near", Err(Skip::Elsewhere)), ("here", Ok(()))] {
+        let provider = &config.models.providers[name];
+        let model = Arc::new(provider.model("m").unwrap());
+        let hosted = hosted::Hosted { provider, model: &model };
+        assert_eq!(hosted.open(&world.px, Moment::ZERO), Ok(()), "nothing is known yet");
+        world.px.homes.answered(&hosted.url(), &cafe);
+        assert_eq!(hosted.open(&world.px, Moment::ZERO), want);
+    }
 }

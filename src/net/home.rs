@@ -1,4 +1,4 @@
-//! To which local network a bare server belongs.
+//! To which local network a server without a key of its own belongs: a bare one, or a provider.
 //!
 //! `192.168.1.100` is another machine in every house. A server on a local address is used only
 //! on the network where it first answered, told by the link addresses of the gateway and of the
@@ -16,21 +16,21 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use crate::net::lan::tables::{self, Route};
+use super::lan::tables::{self, Route};
 use crate::types::Dial;
 
 /// Where a server stands, as far as this machine can tell.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Place {
+pub struct Place {
     /// The network: its gateway's link address and prefix.
-    pub(super) network: Option<String>,
+    pub network: Option<String>,
     /// The server's own link address, if it is on-link and was spoken to lately.
-    pub(super) server: Option<String>,
+    pub server: Option<String>,
 }
 
 /// Whether a server may be looked at here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Belongs {
+pub enum Belongs {
     /// It may.
     Here,
     /// It first answered on another network.
@@ -39,7 +39,7 @@ pub(super) enum Belongs {
 
 /// The networks of servers, kept in the state folder.
 #[derive(Debug)]
-pub(super) struct Networks {
+pub struct Homes {
     file: Option<PathBuf>,
     kept: Mutex<Kept>,
 }
@@ -59,9 +59,9 @@ struct Home {
     server: Option<String>,
 }
 
-impl Networks {
-    /// What was kept in `folder`.
-    pub(super) fn load(folder: Option<&Path>) -> Networks {
+impl Homes {
+    /// What was kept in `folder`; `None` = nothing is kept.
+    pub fn load(folder: Option<&Path>) -> Homes {
         let file = folder.map(|f| f.join("networks.json"));
         let kept = file.as_ref().and_then(|file| {
             let text = std::fs::read(file).ok()?;
@@ -75,11 +75,11 @@ impl Networks {
         if kept.salt.is_empty() {
             kept.salt = format!("{:032x}", rand::random::<u128>());
         }
-        Networks { file, kept: Mutex::new(kept) }
+        Homes { file, kept: Mutex::new(kept) }
     }
 
     /// Whether the server at `url` may be looked at from where this machine is now.
-    pub(super) fn belongs(&self, url: &str, now: &Place) -> Belongs {
+    pub fn belongs(&self, url: &str, now: &Place) -> Belongs {
         let kept = self.kept.lock();
         let Some(home) = kept.servers.get(url) else { return Belongs::Here };
         let now = hashed(&kept.salt, now);
@@ -90,7 +90,7 @@ impl Networks {
     }
 
     /// It answered here: the first time decides where it belongs.
-    pub(super) fn answered(&self, url: &str, now: &Place) {
+    pub fn answered(&self, url: &str, now: &Place) {
         let mut kept = self.kept.lock();
         let now = hashed(&kept.salt, now);
         let home = kept.servers.entry(url.to_owned()).or_default();
@@ -125,7 +125,7 @@ fn hashed(salt: &str, place: &Place) -> Home {
 
 /// Whether a server is bound to a network at all: one on this machine is not, nor one that
 /// proves its name by TLS.
-pub(super) fn is_bound(dial: &Dial) -> bool {
+pub fn is_bound(dial: &Dial) -> bool {
     match dial {
         Dial::Loopback(_) | Dial::Tailnet(_) | Dial::Lan { .. } | Dial::Hosted { .. } => false,
         Dial::Configured { host, tls, .. } => match host.parse::<IpAddr>() {
@@ -137,7 +137,7 @@ pub(super) fn is_bound(dial: &Dial) -> bool {
 }
 
 /// Where `dial` stands now.
-pub(super) fn place_of(dial: &Dial) -> Place {
+pub fn place_of(dial: &Dial) -> Place {
     let read = |name: &str| std::fs::read_to_string(name).unwrap_or_default();
     let ip = match dial {
         Dial::Configured { host, .. } => host.parse::<Ipv4Addr>().ok(),
@@ -206,7 +206,7 @@ IP address       HW type     Flags       HW address            Mask     Device
     #[test]
     fn a_server_belongs_where_it_first_answered() {
         let folder = tempfile::tempdir().unwrap();
-        let networks = Networks::load(Some(folder.path()));
+        let networks = Homes::load(Some(folder.path()));
         let url = "http://192.168.1.100:11434";
         let home = at("192.168.1.100", ARP);
         let cafe = at("192.168.1.100", &ARP.replace("AA:00:00:00:00:01", "bb:00:00:00:00:01"));
@@ -215,7 +215,7 @@ IP address       HW type     Flags       HW address            Mask     Device
         networks.answered(url, &home);
         networks.answered(url, &cafe);
         // The same after a restart.
-        for networks in [networks, Networks::load(Some(folder.path()))] {
+        for networks in [networks, Homes::load(Some(folder.path()))] {
             assert_eq!(networks.belongs(url, &home), Belongs::Here);
             assert_eq!(networks.belongs(url, &cafe), Belongs::Elsewhere);
             assert_eq!(networks.belongs(url, &other), Belongs::Elsewhere);
