@@ -289,7 +289,7 @@ impl Connector {
                 // Looked up anew each time: a device that went away a moment ago is gone.
                 let device = device_of(source)
                     .ok_or_else(|| no_device("no device carries this node's tailnet address"))?;
-                let socket = bound(source, addr, &device)
+                let socket = bound(source, addr, &device, self.0.timing.unacknowledged)
                     .map_err(|error| no_device(&format!("{}: {error}", device.name)))?;
                 within(addr, limit, socket.connect(addr)).await.map(boxed)
             }
@@ -426,10 +426,23 @@ pub(super) async fn within(
 }
 
 /// A socket whose packets can leave only by `device`, from `source`.
-pub(super) fn bound(source: IpAddr, to: SocketAddr, device: &Device) -> io::Result<TcpSocket> {
+///
+/// A black hole ends it after `unacknowledged`. That is for connections that we make and not for
+/// those we take: the kernel counts a reader that pauses like one that is gone, and whoever reads
+/// our answer may pause.
+pub(super) fn bound(
+    source: IpAddr,
+    to: SocketAddr,
+    device: &Device,
+    unacknowledged: Duration,
+) -> io::Result<TcpSocket> {
     let socket = Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_nonblocking(true)?;
     bind_to_device(&socket, device, to.is_ipv4())?;
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    socket.set_tcp_user_timeout(Some(unacknowledged))?;
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    let _ = unacknowledged;
     socket.bind(&SocketAddr::new(source, 0).into())?;
     Ok(TcpSocket::from_std_stream(socket.into()))
 }
@@ -467,11 +480,14 @@ mod tests {
     async fn a_tailnet_socket_is_tied_to_address_and_device_before_it_connects() {
         let source: IpAddr = "127.0.0.1".parse().unwrap();
         let lo = device_of(source).unwrap();
-        let socket = bound(source, "127.0.0.2:9".parse().unwrap(), &lo).unwrap();
+        let limit = Timing::default().unacknowledged;
+        let socket = bound(source, "127.0.0.2:9".parse().unwrap(), &lo, limit).unwrap();
+        let set = socket2::SockRef::from(&socket).tcp_user_timeout().unwrap();
+        assert_eq!(set, Some(Duration::from_secs(10)), "a black hole ends it");
         assert_eq!(socket.local_addr().unwrap().ip(), source);
         let device = socket2::SockRef::from(&socket).device().unwrap().unwrap();
         assert_eq!(device, lo.name.as_bytes());
         let gone = Device { name: "no-such-device".to_owned(), index: None };
-        assert!(bound(source, "127.0.0.2:9".parse().unwrap(), &gone).is_err());
+        assert!(bound(source, "127.0.0.2:9".parse().unwrap(), &gone, limit).is_err());
     }
 }

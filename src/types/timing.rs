@@ -67,6 +67,9 @@ pub struct Timing {
     pub connect_lan: Duration,
     /// Connect limit over the tailnet: a cold WireGuard handshake retries after 5 s.
     pub connect_tailnet: Duration,
+    /// How long the other end of a connection that we made may leave unacknowledged what we sent,
+    /// before the connection counts as broken. Where the system can tell.
+    pub unacknowledged: Duration,
     /// On a path that answered lately: how long a connect may stay open before the next
     /// candidate races it (or four round trips, if that is longer).
     pub connect_race: Duration,
@@ -178,6 +181,7 @@ impl Default for Timing {
             connect_loopback: s(1),
             connect_lan: s(2),
             connect_tailnet: s(5),
+            unacknowledged: s(10),
             connect_race: ms(300),
             recently: s(30),
             vigil: ms(300),
@@ -237,6 +241,7 @@ impl Timing {
             probe_backoff_max: ms(2000),
             connect_lan: ms(500),
             connect_tailnet: ms(1000),
+            unacknowledged: Duration::from_secs(10),
             vigil: ms(100),
             second_look: ms(900),
             linger: ms(3000),

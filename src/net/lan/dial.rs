@@ -103,9 +103,9 @@ impl Dialler {
         }
         let carrier = leashes.carrier(link);
         let device = link.device();
-        let socket = bound(link.addr, addr, &device).map_err(|error| ConnectError::NoDevice {
-            to: addr,
-            why: format!("{}: {error}", device.name),
+        let limit_sent = self.timing.unacknowledged;
+        let socket = bound(link.addr, addr, &device, limit_sent).map_err(|error| {
+            ConnectError::NoDevice { to: addr, why: format!("{}: {error}", device.name) }
         })?;
         // A question that is not answered is asked again by the kernel, and not by a socket that
         // is gone.
