@@ -8,6 +8,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::types::Moment;
 
 /// After so many answers what was measured rules.
@@ -24,6 +26,8 @@ const GRACE: f64 = 0.5;
 const TOO_MANY: usize = 3;
 /// Answers that are remembered.
 const KEPT: usize = 10;
+/// Longest wait that is taken over from an earlier run, in seconds.
+const MOST: f64 = 24.0 * 3600.0;
 /// How long the usual wait is the least that is believed.
 const FLOOR: Duration = Duration::from_secs(600);
 
@@ -43,6 +47,21 @@ pub fn speed(measured: f64, answers: u32, claim: f64) -> f64 {
 /// Whether a node has as many requests as it may while so little is known of it.
 pub fn is_held(answered: u32, inflight: u32) -> bool {
     answered < MEASURED && inflight >= UNMEASURED
+}
+
+/// Answers of an earlier run that are older than this say nothing of today.
+const OLD: Duration = Duration::from_secs(24 * 3600);
+
+/// What is kept of [`Punctuality`] from one run to the next.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Kept {
+    /// The last answers, oldest first: seconds to the first byte, and whether that was late.
+    pub last: Vec<(f64, bool)>,
+    /// The least wait that is believed.
+    pub floor: f64,
+    /// For how long, in seconds.
+    pub left: f64,
 }
 
 /// How well one offer's node keeps what it says.
@@ -73,6 +92,30 @@ impl Punctuality {
     /// The least wait that is believed now, in seconds; 0 while it keeps what it says.
     pub fn floor(&self, now: Moment) -> f64 {
         self.floor.filter(|(_, until)| now < *until).map_or(0.0, |(floor, _)| floor)
+    }
+
+    /// What is worth keeping of it; `None` = nothing is known.
+    pub fn kept(&self, now: Moment) -> Option<Kept> {
+        let (floor, left) = match self.floor.filter(|(_, until)| now < *until) {
+            Some((floor, until)) => (floor, until.since(now).as_secs_f64()),
+            None => (0.0, 0.0),
+        };
+        (!self.last.is_empty()).then(|| Kept { last: self.last.clone(), floor, left })
+    }
+
+    /// Takes over what an earlier run kept that long before the start of this one, where this
+    /// one has seen nothing.
+    pub fn recall(&mut self, kept: &Kept, age: Duration) {
+        if !self.last.is_empty() || age > OLD {
+            return;
+        }
+        let sane = |seconds: f64| seconds.is_finite() && (0.0..=MOST).contains(&seconds);
+        let last = kept.last.iter().filter(|(took, _)| sane(*took)).take(KEPT);
+        self.last = last.copied().collect();
+        let left = kept.left.min(FLOOR.as_secs_f64()) - age.as_secs_f64();
+        if left > 0.0 && sane(kept.floor) && kept.floor > 0.0 {
+            self.floor = Some((kept.floor, Moment::new(Duration::from_secs_f64(left))));
+        }
     }
 
     fn median(&self) -> f64 {
@@ -129,6 +172,41 @@ mod tests {
         }
         kept.came(0.0, 9.0, at(720));
         assert_eq!(kept.floor(at(720)), 0.0, "what is long past counts no more");
+    }
+
+    #[test]
+    fn a_restart_makes_nobody_punctual() {
+        let mut late = Punctuality::default();
+        assert_eq!(late.kept(at(0)), None);
+        for n in 0..3 {
+            late.came(0.0, 9.0, at(n));
+        }
+        let kept = late.kept(at(102)).unwrap();
+        assert_eq!((kept.last.len(), kept.floor, kept.left), (3, 9.0, 500.0));
+        let again = |kept: &Kept, age| {
+            let mut again = Punctuality::default();
+            again.recall(kept, Duration::from_secs(age));
+            again
+        };
+        let young = again(&kept, 100);
+        assert_eq!((young.floor(at(399)), young.floor(at(400))), (9.0, 0.0), "it runs on");
+        // The floor is over, and it takes only one more to bring it back.
+        let mut older = again(&kept, 3600);
+        assert_eq!(older.floor(at(0)), 0.0);
+        older.came(0.0, 9.0, at(1));
+        assert_eq!(older.floor(at(1)), 9.0);
+        assert_eq!(again(&kept, 2 * 24 * 3600).kept(at(0)), None, "that was another day");
+        let mut seen = Punctuality::default();
+        seen.came(1.0, 1.0, at(0));
+        seen.recall(&kept, Duration::ZERO);
+        assert_eq!(seen.kept(at(0)).unwrap().last, [(1.0, false)], "what was seen now counts");
+        // No file makes a wait of it that is none, or one that lasts for ever.
+        for floor in [f64::NAN, f64::INFINITY, -1.0, 1e300] {
+            let odd = Kept { last: vec![(floor, true); 90], floor, left: f64::INFINITY };
+            assert_eq!(again(&odd, 0).kept(at(0)), None, "{floor}");
+        }
+        let long = again(&Kept { left: 1e300, ..kept }, 0);
+        assert_eq!((long.floor(at(599)), long.floor(at(600))), (9.0, 0.0));
     }
 
     #[test]

@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use super::snapshot::Unused;
 use crate::api::report::Accepting;
+use crate::balance::claims::Kept;
 use crate::types::{
     ApiSet, Capabilities, ClientKind, Dial, Digest, EngineKind, NodeId, NodeKind, NodeName,
     PathKind, Principal, RungState,
@@ -344,8 +345,10 @@ pub struct Rates {
     /// Seconds to the first byte.
     pub ttft: f64,
     /// Tokens of a byte of text.
-    #[serde(default)]
     pub per_byte: f64,
+    /// How well its node kept what it said of it, when one of these was last measured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kept: Option<Kept>,
     /// How long ago one of them was last measured.
     #[serde(skip)]
     pub age: Duration,

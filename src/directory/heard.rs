@@ -15,7 +15,7 @@ use super::cell::Cell;
 use super::rests::Rests;
 use super::snapshot::Offer;
 use crate::api::report::{Accepting, Row, State, Yours};
-use crate::balance::claims::{self, Punctuality};
+use crate::balance::claims::{self, Kept, Punctuality};
 use crate::types::Moment;
 
 /// Prompt tokens a second where nobody says: a small machine.
@@ -114,6 +114,16 @@ impl Reported {
         let left = (row.wait - age.as_secs_f64()).max(row.load);
         let wait = left.max(self.kept.lock().floor(now));
         Some(Believed { row, wait })
+    }
+
+    /// How well it kept what it said.
+    pub(super) fn kept(&self, now: Moment) -> Option<Kept> {
+        self.kept.lock().kept(now)
+    }
+
+    /// Takes over how well it kept what it said in an earlier run.
+    pub(super) fn recall(&self, kept: &Kept, age: Duration) {
+        self.kept.lock().recall(kept, age);
     }
 
     /// What was said of it holds no longer.

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use super::event::{Rates, Remembered};
 use super::saved::{self, Scope};
 use super::writer::State;
+use crate::balance::claims::Kept;
 use crate::types::Moment;
 
 /// After so many quiet intervals ages and speeds are worth a write of their own.
@@ -104,6 +105,9 @@ fn print(memory: &[Remembered]) -> u64 {
                 *value = known(*value);
             }
             *age = Duration::ZERO;
+            if let Some(kept) = &mut rates.kept {
+                *kept = Kept { floor: known(kept.floor), ..Kept::default() };
+            }
         }
         for length in &mut plain.lengths {
             (length.tokens, length.age) = (1.0, Duration::ZERO);

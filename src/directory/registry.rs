@@ -13,6 +13,7 @@ use super::cell::{Cell, PathCell, Scale};
 use super::event::{Length, Rates, Uplink};
 use super::heard::NodeCell;
 use super::rate::{Lengths, Rate};
+use crate::balance::claims::Kept;
 use crate::balance::rates::Estimate;
 use crate::types::{ClientKind, Dial, ModelKey, Moment, NodeId, PathKind};
 
@@ -92,6 +93,9 @@ impl Registry {
         ] {
             to.recall(Estimate { value, trust: 1.0 }, rates.age);
         }
+        if let Some(kept) = &rates.kept {
+            cell.report.recall(kept, rates.age);
+        }
         cell.scale.recall(rates.size, rates.prefill, rates.decode, rates.age);
         cell.about(rates.digest.as_ref(), rates.size);
     }
@@ -118,6 +122,12 @@ impl Registry {
             .map(|((_, engine, model), cell)| {
                 let all =
                     [&cell.prefill, &cell.decode, &cell.ttft, &*cell.load_rate, &cell.per_byte];
+                let age = all.iter().filter_map(|rate| rate.age(now)).min().unwrap_or_default();
+                // The row is dated by its speeds: what is left of it now was more by then.
+                let kept = cell.report.kept(now).map(|kept| Kept {
+                    left: if kept.left > 0.0 { kept.left + age.as_secs_f64() } else { 0.0 },
+                    ..kept
+                });
                 Rates {
                     engine: engine.to_string(),
                     model: model.as_str().to_owned(),
@@ -128,7 +138,8 @@ impl Registry {
                     load_rate: cell.load_rate.get(),
                     ttft: cell.ttft.get(),
                     per_byte: cell.per_byte.get(),
-                    age: all.iter().filter_map(|rate| rate.age(now)).min().unwrap_or_default(),
+                    kept,
+                    age,
                 }
             })
             .filter(|r| {

@@ -271,6 +271,7 @@ fn read_model(model: Model) -> ModelListing {
 mod tests {
     use super::super::testing::{engine, id, model};
     use super::*;
+    use crate::balance::claims::Kept;
     use crate::types::{ClientKind, PathKind};
 
     fn gpu() -> Remembered {
@@ -283,6 +284,7 @@ mod tests {
             size: 1000,
             decode: 42.5,
             per_byte: 0.5,
+            kept: Some(Kept { last: vec![(9.0, true)], floor: 9.0, left: 500.0 }),
             age: Duration::from_secs(7),
             ..Rates::default()
         };
@@ -339,7 +341,7 @@ mod tests {
         let node = file["nodes"][0].as_object_mut().unwrap();
         node.remove("lengths");
         node.remove("uplinks");
-        for field in ["measured", "perByte"] {
+        for field in ["measured", "perByte", "kept"] {
             node["rates"][0].as_object_mut().unwrap().remove(field);
         }
         let read = decode(file.to_string().as_bytes(), &home(), 5_060).unwrap();

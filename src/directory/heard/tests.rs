@@ -1,9 +1,10 @@
 //! What is believed of a node's word.
 
 use super::super::testing::{engine, id, listing, model, peer, picture};
-use super::super::{Event, Identity, Settings, Snapshot, build, candidates, writer};
+use super::super::{Event, Identity, Registry, Settings, Snapshot, build, candidates, writer};
 use super::*;
 use crate::balance::Candidate;
+use crate::balance::rates::Sample;
 use crate::types::{Api, Capabilities, ClientKind, ModelKey, NodeName};
 
 const HOLDS: Duration = Duration::from_secs(10);
@@ -218,6 +219,25 @@ fn who_comes_late_again_and_again_is_not_believed_to_be_free() {
     }
     offer.hear(&free, Duration::ZERO, at(30_000));
     assert_eq!(candidates_of(&snapshot, at(30_000))[1].wait, Some(9.0));
+}
+
+#[test]
+fn who_was_late_before_a_restart_is_not_believed_after_it() {
+    let (node, key) = (id("gpu"), ModelKey::parse("tiny").unwrap());
+    let cell = |cells: &Registry| cells.offer(&node, &"ollama".into(), &key);
+    let before = Registry::default();
+    for n in 0..3 {
+        cell(&before).report.kept.lock().came(0.0, 9.0, at(n));
+    }
+    cell(&before).decode.learn(Sample { value: 50.0, trust: 1.0 }, 0.25, at(2));
+    let mut row = before.rates(&node, at(100_002)).remove(0);
+    assert_eq!(row.age, Duration::from_secs(100));
+    // Ten minutes of it began 100 s before it was saved, and 60 s before the next start.
+    row.age += Duration::from_secs(60);
+    let after = Registry::default();
+    after.seed(&node, &row);
+    let floor = |millis| cell(&after).report.kept.lock().floor(at(millis));
+    assert_eq!((floor(0), floor(439_999), floor(440_000)), (9.0, 9.0, 0.0));
 }
 
 #[test]
