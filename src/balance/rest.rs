@@ -31,6 +31,8 @@ pub struct Breaker {
     faults: u32,
     /// In a row: it said that it was busy.
     busy: u32,
+    /// How many failures an answer ended, and when that answer's try was begun.
+    ended: (u32, Moment),
     /// When the last of either was. What was begun before says nothing of the time since.
     failed: Moment,
     until: Moment,
@@ -49,12 +51,15 @@ enum Phase {
 
 impl Breaker {
     /// A try that was begun at `began` failed: it rests, longer each time in a row. Tries that
-    /// fail together count as one. True if this opened it, or kept it open for longer.
+    /// fail together count as one, and a row goes on if the very answer that ended it breaks.
+    /// True if this opened it, or kept it open for longer.
     pub fn fault(&mut self, began: Moment, now: Moment, steps: &[Duration]) -> bool {
         if self.is_known(began) {
             return false;
         }
-        self.faults = self.faults.saturating_add(1);
+        let (ended, by) = std::mem::take(&mut self.ended);
+        let row = if by == began { self.faults.max(ended) } else { self.faults };
+        self.faults = row.saturating_add(1);
         self.open(now, rest(self.faults, steps));
         true
     }
@@ -82,7 +87,12 @@ impl Breaker {
             return false;
         }
         let had = self.faults > 0;
-        *self = Breaker { phase: Phase::Ramp(now), failed: self.failed, ..Breaker::default() };
+        *self = Breaker {
+            phase: Phase::Ramp(now),
+            failed: self.failed,
+            ended: (self.faults, began),
+            ..Breaker::default()
+        };
         had
     }
 
@@ -168,6 +178,18 @@ mod tests {
         let mut b = Breaker::default();
         let all: Vec<bool> = (0..4).map(|n| b.fault(at(5), at(10 + n), &STEPS)).collect();
         assert_eq!((all, b.until()), (vec![true, false, false, false], at(40)));
+    }
+
+    #[test]
+    fn who_begins_to_answer_and_breaks_again_and_again_rests_ever_longer() {
+        let mut b = Breaker::default();
+        assert_eq!(fault(&mut b, 100), 130);
+        assert!(b.answered(at(140), at(141)));
+        b.fault(at(140), at(160), &STEPS);
+        assert_eq!(b.until(), at(220), "the answer that ended the row broke");
+        assert!(b.answered(at(230), at(231)));
+        b.fault(at(229), at(250), &STEPS);
+        assert_eq!(b.until(), at(280), "another one broke");
     }
 
     #[test]

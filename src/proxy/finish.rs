@@ -12,15 +12,15 @@ use crate::balance::pace::{Pace, Seen};
 use crate::balance::prefix::Print;
 use crate::balance::prompt::{Count, Prompt};
 use crate::balance::rates::{self, End, Reply, Sample};
-use crate::directory::{Cell, PathCell, Sent};
+use crate::directory::{Cell, Offer, PathCell, Sent};
 use crate::gate;
 use crate::telemetry::events::{Events, Finished};
 use crate::telemetry::running::Place;
 use crate::telemetry::{Clock, RequestMeter};
 use crate::types::{ClientKind, Moment, Outcome};
 
-use super::Running;
 use super::bill::Bill;
+use super::{Proxy, Running, rest};
 
 /// What an answer may teach of the engine that gave it.
 pub(crate) struct Lesson {
@@ -69,6 +69,10 @@ pub(crate) struct Finish {
     pub(crate) place: Place,
     /// What the answer may teach of its engine's speed.
     pub(crate) lesson: Option<Lesson>,
+    /// Where the model has to rest if its answer breaks.
+    pub(crate) breaks: Option<(Arc<Proxy>, Arc<Offer>)>,
+    /// Whether the answer itself says that it failed on the way.
+    pub(crate) failed: bool,
     /// Whether the answer comes piece by piece.
     pub(crate) streamed: bool,
     pub(crate) usage: Usage,
@@ -237,6 +241,11 @@ impl Drop for Finish {
             if let Some(path) = self.path.as_ref().filter(|path| path.is_alive()) {
                 path.ok(now, None);
             }
+        }
+        // The caller's leaving is no fault of the engine's.
+        let broken = matches!(outcome, Outcome::Truncated | Outcome::IdleTimeout);
+        if let Some((px, offer)) = self.breaks.take().filter(|_| broken || self.failed) {
+            rest::broke(&px, &offer, self.attempted);
         }
         let took = now.since(self.arrived);
         if let Some(bill) = self.bill.take() {

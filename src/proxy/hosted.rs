@@ -291,6 +291,8 @@ pub(crate) async fn attempt(
             ..px.line(q.asked, &q.model.bare)
         }),
         lesson: None,
+        breaks: None,
+        failed: false,
         streamed: ending.is_tracked(),
         usage: Usage::default(),
         items: 0,

@@ -137,6 +137,7 @@ impl Relay {
         if let Some(finish) = self.finish.as_mut() {
             finish.usage = self.ending.usage();
             finish.items = self.ending.items();
+            finish.failed = self.ending.failed();
         }
     }
 

@@ -21,6 +21,15 @@ pub(super) fn succeeded(px: &Proxy, offer: &Offer, began: Moment) {
     }
 }
 
+/// An answer broke after its first byte: its engine crashed, fell silent or was cut off. Of a
+/// client that left this is never said. `began`: when the try was.
+pub(super) fn broke(px: &Proxy, offer: &Offer, began: Moment) {
+    let (settings, now) = (px.settings.load(), px.clock.now());
+    if offer.cell.rests.fault(began, now, &settings.config.failover.cooldown) {
+        px.metrics.breaker(offer.node.name.as_str(), offer.key.short(), true);
+    }
+}
+
 /// Lets what failed rest, as the table of failures says. `began`: when the try was.
 pub(super) fn failed(px: &Proxy, config: &Config, offer: &Offer, fail: &Fail, began: Moment) {
     let (rests, now) = (&offer.cell.rests, px.clock.now());

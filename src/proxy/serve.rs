@@ -198,6 +198,9 @@ fn respond(
         }),
         lesson: (head.status.is_success() && asked.route.op.is_inference())
             .then(|| lesson(px, ask, offer, started + waited)),
+        breaks: (head.status.is_success() && asked.route.op.is_inference())
+            .then(|| (Arc::clone(px), Arc::clone(offer))),
+        failed: false,
         streamed: ending.is_tracked(),
         usage: crate::api::ending::Usage::default(),
         items: 0,

@@ -16,17 +16,17 @@
 //! | the caller leaves | `neither_a_quick_refusal_nor_a_client_that_leaves_says_how_fast_a_node_is`, `a_client_that_leaves_frees_the_slot` |
 //! | a pinned node is dead, or takes nothing | `a_pinned_node_that_is_dead_is_named_and_nobody_else_is_asked`, `who_takes_nothing_is_not_asked_and_a_client_that_means_him_is_told_why` |
 //! | nobody has the model; all failed | `an_unknown_model_is_not_found`, `when_all_failed_the_client_is_told_so_in_its_dialect` |
-//! | it breaks after the first byte | `a_stream_cut_in_the_middle_ends_in_an_error_item_in_every_dialect` |
+//! | it breaks after the first byte | `a_stream_cut_in_the_middle_ends_in_an_error_item_in_every_dialect`, `what_breaks_after_its_first_byte_rests_and_a_client_that_leaves_breaks_nothing` |
 //! | the coordinator is away | `the_coordinator_may_be_away` |
 
 use serde_json::json;
 use tailherd::app::control::Wish;
 use tailherd::demo::client::{Answer, get};
-use tailherd::demo::engine::Fault;
+use tailherd::demo::engine::{Cut, Fault};
 use tailherd::demo::node::NodeSpec;
 use tailherd::demo::tailscaled::Owner;
 
-use crate::world::{Sends as _, World, count, counting, me, ms, served_by, until};
+use crate::world::{SOON, Sends as _, World, count, counting, me, ms, served_by, until};
 
 /// `count` on two nodes, of which gpu is much faster. What failed rests for `cooldown`.
 async fn two(cooldown: &str) -> World {
@@ -84,6 +84,40 @@ async fn after_a_crash_a_node_rests_and_then_one_request_tries_it() {
     }
     assert_eq!(by.iter().filter(|node| *node == "gpu").count(), 1, "{by:?}");
     assert_eq!(breaker(&world).await, Some(0));
+}
+
+#[tokio::test]
+async fn what_breaks_after_its_first_byte_rests_and_a_client_that_leaves_breaks_nothing() {
+    let world = two("60s").await;
+    let long = || world.post("laptop", "/api/generate", count("count", 3000));
+    let mut stream = long().open().await.unwrap();
+    stream.lines(3).await;
+    drop(stream);
+    let engine = world.engine("gpu");
+    assert!(engine.until(SOON, |c| c.running == 0 && c.cancelled > 0).await);
+    assert_eq!((served_by(&ask(&world).await), breaker(&world).await), ("gpu", None));
+    // To us its sidecar says that the answer failed, in an item of the stream.
+    engine.cut_after(Some((5, Cut::Crash)));
+    let broken = long().send().await;
+    assert_eq!((broken.status, served_by(&broken)), (200, "gpu"), "{}", broken.text());
+    assert!(broken.text().contains("\"error\""), "{}", broken.text());
+    engine.cut_after(None);
+    assert!(until(async || breaker(&world).await == Some(1)).await);
+    let answer = ask(&world).await;
+    assert_eq!((served_by(&answer), answer.header("x-tailherd-attempts")), ("nas", "1"));
+    // That of a sidecar itself, which says nothing any more.
+    let mut stream = long().open().await.unwrap();
+    stream.lines(1).await;
+    world.node("nas").quit();
+    let rest = stream.rest().await;
+    assert!(rest.text().contains("in mid-reply"), "{}", rest.text());
+    let metrics = async || get(world.node("laptop").admin(), "/metrics").send().await;
+    let rests = async || {
+        let metrics = metrics().await;
+        let mut lines = metrics.text().lines().filter(|l| l.starts_with("tailherd_breaker_open{"));
+        lines.any(|l| l.contains("\"nas\"") && l.ends_with(" 1"))
+    };
+    assert!(until(rests).await, "{}", metrics().await.text());
 }
 
 #[tokio::test]
