@@ -1,6 +1,7 @@
 //! Everything that is tested over real sockets, in one binary so that linking stays cheap.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on has failed")]
 
+mod affinity;
 mod architecture;
 mod attempts;
 mod by_hand;
@@ -9,6 +10,7 @@ mod discovery;
 mod engine_faults;
 mod engine_golden;
 mod eve;
+mod fair;
 mod fleet;
 mod fuzz;
 mod guests;

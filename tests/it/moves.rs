@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use tailherd::app::control::Wish;
 use tailherd::demo::client::{Answer, counted, get};
 use tailherd::demo::engine::{EngineSpec, ModelSpec};
 use tailherd::demo::node::NodeSpec;
@@ -25,13 +26,20 @@ fn timing() -> Timing {
     Timing { vigil: usual.vigil, vigil_misses: 10, ..Timing::shrunk() }
 }
 
+/// A machine as a node.
+fn spec((name, token): &Machine) -> NodeSpec {
+    let engine = token.map(|token| EngineSpec { load: ms(50), ..counting(name, token) });
+    NodeSpec::new(name, me(), engine)
+}
+
 /// These nodes, each knowing how fast the others are. `at` asks.
 async fn world(at: &str, machines: &[Machine], timing: Timing) -> World {
-    let spec = |(name, token): &Machine| {
-        let engine = token.map(|token| EngineSpec { load: ms(50), ..counting(name, token) });
-        NodeSpec::new(name, me(), engine)
-    };
     let world = World::timed(machines.iter().map(spec).collect(), timing).await;
+    learned(world, at, machines).await
+}
+
+/// The same world, when `at` knows how fast these nodes are.
+async fn learned(world: World, at: &str, machines: &[Machine]) -> World {
     for (name, token) in machines {
         if token.is_none() {
             continue;
@@ -188,6 +196,75 @@ async fn a_node_that_turned_out_busy_refuses_and_the_other_one_answers() {
     assert_eq!(moved(&world, "laptop", "wait").await, 1);
     let gpu = world.status("laptop").await;
     assert!(!gpu["requests"][0]["refusals"].is_null() && gpu["requests"][0]["refusals"] == 1);
+}
+
+#[tokio::test]
+async fn who_drains_or_has_a_full_queue_says_so_and_has_not_failed() {
+    let machines = [("laptop", None), ("gpu", Some(QUICK)), ("nas", Some(SLOW))];
+    let short = json!({"limits": {"queue": 1}});
+    let specs = machines.iter().map(|machine| match machine.0 {
+        "gpu" => spec(machine).with(short.clone()),
+        _ => spec(machine),
+    });
+    let world = World::timed(specs.collect(), unreported()).await;
+    let world = learned(world, "laptop", &machines).await;
+    for (n, why) in ["full", "draining"].into_iter().enumerate() {
+        let mut busy = Vec::new();
+        if why == "full" {
+            // Nobody expects them to take that long, so it is not the wait that is refused.
+            world.engine("gpu").slow(40.0);
+            for _ in 0..2 {
+                let call = world.post("gpu", "/api/generate", count("count@self", 40));
+                let rest = async move { call.open_unlimited().await.unwrap().rest().await };
+                busy.push(tokio::spawn(rest));
+            }
+            assert!(until(async || queued(&world, "gpu").await == 1).await);
+        } else {
+            world.node("gpu").obey(Wish::Drain).await.unwrap();
+        }
+        let answer = asks(&world, "laptop", format!("r{n}"), 20).await.unwrap();
+        assert_eq!((answer.status, served_by(&answer)), (200, "nas"), "{why}: {}", answer.text());
+        assert_eq!(moved(&world, "laptop", why).await, 1, "{why}");
+        world.engine("gpu").slow(1.0);
+        busy.iter().for_each(JoinHandle::abort);
+    }
+    each_once(&world, "r", 2);
+    let metrics = get(world.node("laptop").admin(), "/metrics").send().await;
+    for failure in ["tailherd_attempts_total{", "tailherd_breaker_open{"] {
+        assert!(!metrics.text().contains(failure), "{}", metrics.text());
+    }
+}
+
+#[tokio::test]
+async fn what_waits_at_a_peer_on_the_local_network_moves_too() {
+    let machines = [("laptop", None), ("gpu", Some(QUICK)), ("nas", Some(SLOW))];
+    let world = World::at_home(machines.iter().map(spec).collect()).await;
+    let world = learned(world, "laptop", &machines).await;
+    world.net.coordinator(false);
+    world.on_rung("laptop", "coordinator_lost", "").await;
+    world.node("laptop").daemon.kill();
+    world.on_rung("laptop", "tailnet_lost", "").await;
+    let by_lan = async || {
+        let status = world.status("laptop").await;
+        let peers = status["peers"].as_array().unwrap();
+        ["gpu", "nas"].iter().all(|n| peers.iter().any(|p| p["name"] == *n && p["path"] == "lan"))
+    };
+    assert!(until(by_lan).await, "{:#}", world.status("laptop").await["peers"]);
+    let busy = Busy::new(&world, "nas", 8).await;
+    tokio::time::sleep(ms(1000)).await;
+    let asked: Vec<_> = (0..8).map(|n| asks(&world, "laptop", format!("r{n}"), 150)).collect();
+    assert!(until(async || queued(&world, "gpu").await >= 4).await, "they wait at gpu");
+    drop(busy);
+    let mut by = BTreeMap::<String, u32>::new();
+    for call in asked {
+        let answer = call.await.unwrap();
+        assert_eq!(answer.said(), counted(150), "{}", answer.text());
+        *by.entry(served_by(&answer).to_owned()).or_default() += 1;
+    }
+    each_once(&world, "r", 8);
+    let count = moved(&world, "laptop", "withdrawn").await;
+    assert!(by.contains_key("nas") && count > 0, "{by:?} {count}");
+    assert!(by_lan().await, "all that came on the local network");
 }
 
 #[tokio::test]
