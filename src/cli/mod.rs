@@ -15,6 +15,7 @@ mod lan;
 mod models;
 mod offline;
 mod order;
+mod pipe;
 mod requests;
 mod running;
 mod schema;
@@ -81,6 +82,8 @@ enum Command {
     Resume,
     /// Take nothing new from other nodes, and wait until what runs has ended.
     Drain(sharing::Drain),
+    /// Carry 127.0.0.1:11434 of a place without a network to a tailherd's unix socket.
+    Pipe(pipe::Args),
     /// Show a mesh of three devices in this process, an outage and a failover.
     Demo(demo::Args),
     /// Print the version.
@@ -182,6 +185,7 @@ fn dispatch(command: Command, context: Context<'_>) -> Result<(), Failure> {
         Command::Pause(args) => runtime()?.block_on(sharing::pause(args, context)),
         Command::Resume => runtime()?.block_on(sharing::resume(context)),
         Command::Drain(args) => runtime()?.block_on(sharing::drain(args, context)),
+        Command::Pipe(args) => runtime()?.block_on(pipe::run(args, context)),
         Command::Demo(args) => runtime()?.block_on(demo::run(args, context)),
         Command::Version => version::run(context),
     }

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-# slow: real OpenClaw without a provider of its own: discovery, agent turns at peers, peers that die, a prompt too long, each api
+# slow: real OpenClaw without a provider of its own: discovery, agent turns at peers, peers that die, and no network at all
 import os
 import signal
 import time
@@ -64,6 +64,25 @@ def tool_turn(claw):
     equal((told["toolSummary"]["tools"], told["toolSummary"]["failures"]), (["read"], 0), "its tool call")
     rows, _ = asked(at)
     check([r[0] for r in rows] == ["agent", "agent"] and {r[1] for r in rows} <= {"gpu", "nas"}, f"asked: {rows}")
+
+
+def without_network(claw):
+    """A plain turn at a peer, by the unix socket alone."""
+    sock = os.path.join(LAB_DIR, "laptop", "home", "apps.sock")
+    config = os.path.join(LAB_DIR, "claw", "unix.json5")
+    with open(config, "w", encoding="utf-8") as f:
+        f.write('{ listen: ["127.0.0.1:11434", "unix:%s"] }' % sock)
+    ctl("configure", "laptop", config)
+    wait(30, "the laptop lists the thinker again", lambda: ctl("lists", "laptop", "thinker", ok=False).returncode == 0)
+    # Only loopback is there, and nothing on it but what `pipe` brings.
+    script = 'ip link set lo up; "$0" pipe "$1" >&2 & pipe=$!; shift; "$@"; code=$?; kill $pipe; exit $code'
+    inside = ["unshare", "-n", "sh", "-c", script, os.path.join(LAB_DIR, "bin", "tailherd"), sock]
+    others = claw.run("sh", "-c", "ip -o link | wc -l", before=inside).stdout.strip()
+    equal(others, "1", "network devices in there")
+    _, at = asked()
+    _, told = claw.turn("ollama/thinker", "What is the answer?", before=inside)
+    answered(told, "thinker", "The answer is forty-two.")
+    equal(asked(at)[0], [("thinker", "gpu", 1)], "asked")
 
 
 def dies_before(claw):
@@ -147,6 +166,7 @@ def body():
         figures.append(dies_before(claw))
         figures.append(dies_within(claw))
         too_long(claw)
+        without_network(claw)
         each_api(claw)
         return "; ".join(figures) + f"; {len(APIS)} ways to name the address"
     finally:
