@@ -80,6 +80,11 @@ pub struct Candidate {
     /// How many seconds its node said that a new request would wait, the load it needs included,
     /// less the time since. `None`: there is no report young enough to be believed.
     pub wait: Option<f64>,
+    /// Without a `wait`: the seconds for which what runs and waits there will keep it busy, added
+    /// up, as those say who sent it. `None`: nobody told.
+    pub left: Option<f64>,
+    /// Without a `wait`: seconds until a load of it would begin. `None`: nobody knows.
+    pub line: Option<f64>,
     /// Requests for it that were sent from here after that report and are not in it.
     pub since: u32,
     /// Whether the session's last request ran there, on the model as it is loaded now.
@@ -294,11 +299,12 @@ pub fn score(c: &Candidate, ask: &Ask, now: Moment) -> Terms {
                 (false, true) => whole * 0.5,
                 (false, false) => whole,
             };
-            (seconds(unsaid_wait(c, slots) * work), load)
+            let line = if fits || c.loading { 0.0 } else { c.line.map_or(0.0, seconds) };
+            (line + seconds(unsaid_wait(c, slots, work)), load)
         }
     };
     // A load that goes on already evicts nothing more.
-    let load_cost = match (fits || c.loading, c.wait) {
+    let load_cost = match (fits || c.loading, c.wait.or(c.line)) {
         (true, _) => 0.0,
         (false, Some(_)) => whole * LOAD_COST,
         (false, None) => whole * UNSAID_LOAD_COST,
@@ -321,15 +327,19 @@ fn since_wait(c: &Candidate, slots: u32) -> f64 {
     ahead + if last_slot_taken { 0.5 } else { 0.0 }
 }
 
-/// The wait where nobody spoke of one, in requests of this kind: what waits there already counts
-/// with the length of this one, as no better is known.
-fn unsaid_wait(c: &Candidate, slots: u32) -> f64 {
+/// The wait where nobody spoke of one: until as many have ended, each as long as they are on
+/// average, that a slot is free. Where nobody tells how much is left of them either, what waits
+/// there counts with the length of this one, and what runs with half of it.
+fn unsaid_wait(c: &Candidate, slots: u32, work: f64) -> f64 {
     if c.inflight < slots && c.queued == 0 {
         return 0.0;
     }
-    let busy = f64::from(c.inflight) + f64::from(c.queued);
-    let ahead = (busy - f64::from(slots)).max(0.0) + 0.5;
-    ahead / f64::from(slots)
+    let (busy, slots) = (f64::from(c.inflight) + f64::from(c.queued), f64::from(slots));
+    let ahead = (busy - slots).max(0.0);
+    match c.left {
+        Some(left) => (ahead + 1.0) * seconds(left) / busy.max(1.0) / slots,
+        None => (ahead + 0.5) / slots * work,
+    }
 }
 
 /// The order in which candidates are thought of at all, and the word for those behind.

@@ -14,6 +14,7 @@ pub mod queue;
 pub mod rates;
 mod rest;
 pub mod sharing;
+pub mod unsaid;
 mod verdict;
 
 pub use choose::{Ask, Candidate, Choice, LOAD_START, Pick, Terms, choose, score};

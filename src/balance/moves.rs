@@ -35,8 +35,11 @@ const SILENT_SECONDS: f64 = 2.0;
 /// this many times its prediction does not load: it stands in Ollama's line of loads behind a
 /// model that others keep busy.
 const LOADING: f64 = 4.0;
-/// How often a request leaves bare peers: each time is a guess.
+/// How often a request leaves bare peers for their silence: each time is a guess.
 const MOST_LEAVES: u32 = 2;
+/// A wait at a bare peer of which less than these seconds is left, as it was predicted, may be
+/// over already: leaving would throw away what was read of the prompt.
+const SURELY_WAITS: f64 = 0.5;
 /// Between two looks, on average; below the usual time of service of five to ten seconds.
 const LOOK: Duration = Duration::from_secs(1);
 /// No wait is worth more than this, and a duration can hold it.
@@ -67,6 +70,10 @@ pub struct Silent {
     pub elapsed: f64,
     /// Seconds after which its first token was predicted when it was sent, a load included.
     pub first_token: f64,
+    /// Of which so many were to be waited.
+    pub wait: f64,
+    /// Seconds its prompt and answer will take there.
+    pub work: f64,
     /// Whether our own request is probably being loaded for there: leaving would abort that load.
     pub loads: bool,
 }
@@ -86,8 +93,12 @@ pub fn is_worth_moving(here: Waiting, there: f64, tries: Tries) -> bool {
 }
 
 /// Whether to leave a silent bare peer for the best other node, which has a score of `there`
-/// seconds.
+/// seconds: as one leaves a queue while it surely waits in one, and when it is silent for too long.
 pub fn is_worth_leaving(here: Silent, there: f64, tries: Tries) -> bool {
+    let waiting = Waiting { left: here.wait - here.elapsed, work: here.work };
+    if !here.loads && waiting.left > SURELY_WAITS && is_worth_moving(waiting, there, tries) {
+        return true;
+    }
     let patience = if here.loads { LOADING } else { SILENT };
     tries.moves < MOST_LEAVES
         && here.elapsed > patience * here.first_token + SILENT_SECONDS
@@ -129,7 +140,7 @@ mod tests {
 
     #[test]
     fn a_silent_bare_peer_is_left_late_rarely_and_not_while_it_may_load_for_us() {
-        let here = Silent { elapsed: 9.0, first_token: 3.0, loads: false };
+        let here = Silent { elapsed: 9.0, first_token: 3.0, wait: 2.0, work: 8.0, loads: false };
         let leaves = |here, there, moves| is_worth_leaving(here, there, tries(moves, 0));
         assert!(leaves(here, 8.0, 1));
         assert!(!leaves(here, 9.5, 0));
@@ -138,6 +149,19 @@ mod tests {
         assert!(leaves(Silent { loads: true, elapsed: 14.1, ..here }, 8.0, 0));
         assert!(!leaves(Silent { elapsed: 7.9, ..here }, 1.0, 0));
         assert!(!leaves(here, f64::NAN, 0));
+    }
+
+    #[test]
+    fn who_surely_waits_at_a_silent_peer_leaves_it_as_he_leaves_a_queue() {
+        let here = Silent { elapsed: 3.0, first_token: 13.0, wait: 12.0, work: 5.0, loads: false };
+        let leaves = |here, there, moves| is_worth_leaving(here, there, tries(moves, 0));
+        // Nine seconds of waiting and five of work are left.
+        assert!(leaves(here, 10.7, 2) && !leaves(here, 10.9, 0));
+        assert!(!leaves(here, 1.0, 3), "at most three times");
+        assert!(!leaves(Silent { loads: true, ..here }, 1.0, 0), "it would abort the load");
+        assert!(leaves(Silent { elapsed: 11.4, ..here }, 1.0, 0));
+        assert!(!leaves(Silent { elapsed: 11.6, ..here }, 1.0, 0), "it may have begun");
+        assert!(!leaves(Silent { wait: f64::NAN, ..here }, 1.0, 0));
     }
 
     #[test]

@@ -47,6 +47,7 @@ use lane::{Lane, Memory, Running, Urgency, Waiting};
 pub use owner::OWNED;
 use owner::Owner;
 use room::Room;
+pub(super) use view::GOES_ON;
 pub use view::Standing;
 pub use words::{
     Action, Entry, LoadId, LoadPlan, LoadWhy, Refusal, Row, Seen, Target, Waiter, WaiterId, Why,

@@ -8,7 +8,9 @@ use super::snapshot::{Offer, Path};
 use crate::balance::prefix::Print;
 use crate::balance::prompt::Prompt;
 use crate::balance::{Candidate, claims};
-use crate::types::{Accepting, Api, Capabilities, ClientKind, EngineKind, Moment, PathKind};
+use crate::types::{
+    Accepting, Api, Capabilities, ClientKind, EngineKind, Moment, NodeKind, PathKind,
+};
 
 /// What a request needs of an offer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,6 +95,7 @@ fn candidate(index: usize, offer: &Offer, need: &Need, usual: f64, now: Moment) 
         () if !node.is_this() && node.cell.is_held() && decode <= 0.0 => "unmeasured",
         () => "",
     };
+    let bare = node.kind == NodeKind::Bare;
     Candidate {
         index,
         is_local: node.is_this(),
@@ -109,6 +112,10 @@ fn candidate(index: usize, offer: &Offer, need: &Need, usual: f64, now: Moment) 
         inflight,
         queued,
         wait: said.as_ref().map(|said| said.wait),
+        // Of an engine with a sidecar nobody tells anything but that.
+        left: bare.then(|| cell.report.left_of_all(now).as_secs_f64()),
+        line: (bare && offer.endpoint.kind == EngineKind::Ollama && !cell.is_loaded())
+            .then(|| cell.mates.line(cell, slots, now)),
         since: row.map_or(0, |row| cell.report.since(row, ours)),
         slots,
         prefill: speed(cell.prefill.get(), prefill, |row| row.prefill) * part,
@@ -244,6 +251,7 @@ mod tests {
             queued: 1,
             slots: 1,
             decode: 5.0,
+            left: None,
             out_tokens: 200.0,
             size: 1000,
             rtt: 0.004,

@@ -11,6 +11,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use super::heard::Reported;
+use super::mates::Mates;
 use super::rate::{Lengths, Rate};
 use super::rests::Rests;
 use crate::balance::prefix::{Print, Recent};
@@ -65,14 +66,21 @@ pub struct Cell {
     is_slow: AtomicBool,
     /// Answers in a row that came far below the speed known.
     slow_answers: AtomicU32,
+    /// The other models of its engine.
+    pub mates: Arc<Mates>,
     /// What its node says of it, and what is believed of that.
     pub report: Reported,
 }
 
 impl Cell {
     /// A cell that shares what its engine's and its model's other cells have seen.
-    pub fn of(load_rate: Arc<Rate>, scale: Arc<Scale>, lengths: Arc<Lengths>) -> Cell {
-        Cell { load_rate, scale, lengths, ..Cell::default() }
+    pub fn of(
+        load_rate: Arc<Rate>,
+        scale: Arc<Scale>,
+        lengths: Arc<Lengths>,
+        mates: Arc<Mates>,
+    ) -> Cell {
+        Cell { load_rate, scale, lengths, mates, ..Cell::default() }
     }
 
     /// Whether it is in memory.

@@ -57,13 +57,18 @@ pub struct Reported {
     sent_at: AtomicU64,
     /// Requests of ours that were answered whole there.
     answered: AtomicU32,
-    /// Milliseconds since the start at which the requests that are there now should have ended,
-    /// added up.
+    /// Requests of ours there whose answer has begun.
+    begun: AtomicU32,
+    /// Milliseconds since the start at which those should have ended, added up.
     due: AtomicU64,
+    /// Milliseconds that the others will take once it is their turn, added up.
+    work: AtomicU64,
     /// How well it kept what it said.
     kept: Mutex<Punctuality>,
     /// Requests of other sidecars there, as they say: of an engine without one.
     others: AtomicU32,
+    /// Milliseconds that those will keep it busy, together.
+    others_left: AtomicU64,
 }
 
 /// A report as it counts now.
@@ -149,23 +154,31 @@ impl Reported {
         self.others.load(Relaxed)
     }
 
-    /// A sidecar says that so many more of its requests are there; taken back by
-    /// [`Reported::fewer`].
-    pub fn more(&self, requests: u32) {
+    /// A sidecar says that so many more of its requests are there, which keep it busy for so
+    /// long; taken back by [`Reported::fewer`].
+    pub fn more(&self, requests: u32, left: u64) {
         self.others.fetch_add(requests, Relaxed);
+        self.others_left.fetch_add(left, Relaxed);
     }
 
     /// So many of those are gone.
-    pub fn fewer(&self, requests: u32) {
+    pub fn fewer(&self, requests: u32, left: u64) {
         self.others.fetch_sub(requests, Relaxed);
+        self.others_left.fetch_sub(left, Relaxed);
     }
 
-    /// How long the requests of ours that are there will keep it busy, together.
-    pub fn left(&self, inflight: u32, now: Moment) -> Duration {
-        let now = now.millis().saturating_mul(u64::from(inflight));
+    /// How long the requests of ours that are there will keep it busy, together: who waits loses
+    /// nothing of its work by waiting.
+    pub fn left(&self, now: Moment) -> Duration {
+        let begun = u64::from(self.begun.load(Relaxed));
+        let due = self.due.load(Relaxed).saturating_sub(now.millis().saturating_mul(begun));
         // What is overdue is never "done any moment".
-        let least = u64::from(inflight) * 250;
-        Duration::from_millis(self.due.load(Relaxed).saturating_sub(now).max(least))
+        Duration::from_millis(due.max(begun * 250).saturating_add(self.work.load(Relaxed)))
+    }
+
+    /// The same of everybody's requests, as far as they say.
+    pub fn left_of_all(&self, now: Moment) -> Duration {
+        self.left(now) + Duration::from_millis(self.others_left.load(Relaxed))
     }
 }
 
@@ -299,27 +312,38 @@ impl NodeCell {
 pub struct Sent {
     offer: Arc<Offer>,
     at: Moment,
-    due: u64,
+    /// Milliseconds the engine works for it, and those of them in which it reads the prompt.
+    work: u64,
+    reads: u64,
+    /// When it should have ended, once its answer has begun.
+    due: Option<u64>,
     /// Seconds to the first byte, by what its node said.
     said: Option<f64>,
 }
 
 impl Sent {
-    /// A request leaves for an offer, where it should keep the engine busy for `work`. `prompt`:
-    /// its tokens, if the way there is no part of the time to its first byte that counts.
-    pub fn new(offer: &Arc<Offer>, work: Duration, prompt: Option<f64>, now: Moment) -> Sent {
+    /// A request leaves for an offer, where it should keep the engine busy for `work`, of which
+    /// its prompt is read for `reads`. `prompt`: its tokens, if the way there is no part of the
+    /// time to its first byte that counts.
+    pub fn new(
+        offer: &Arc<Offer>,
+        work: Duration,
+        reads: Duration,
+        prompt: Option<f64>,
+        now: Moment,
+    ) -> Sent {
         let (cell, node) = (&offer.cell, &offer.node.cell);
         let said = match prompt.filter(|_| !offer.node.is_this()) {
             Some(prompt) => said(offer, prompt, now),
             None => None,
         };
-        let due = millis(now.since(Moment::ZERO) + work);
+        let (work, reads) = (millis(work), millis(reads));
         cell.inflight.fetch_add(1, Relaxed);
         node.inflight.fetch_add(1, Relaxed);
         cell.report.sent.fetch_add(1, Relaxed);
         cell.report.sent_at.store(now.millis(), Relaxed);
-        cell.report.due.fetch_add(due, Relaxed);
-        Sent { offer: Arc::clone(offer), at: now, due, said }
+        cell.report.work.fetch_add(work, Relaxed);
+        Sent { offer: Arc::clone(offer), at: now, work, reads, due: None, said }
     }
 
     /// The first byte of its answer is here.
@@ -327,6 +351,14 @@ impl Sent {
         if let Some(said) = self.said.take() {
             let took = now.since(self.at).as_secs_f64();
             self.offer.cell.report.kept.lock().came(said, took, now);
+        }
+        if self.due.is_none() {
+            let due = now.millis().saturating_add(self.work.saturating_sub(self.reads));
+            self.due = Some(due);
+            let report = &self.offer.cell.report;
+            report.work.fetch_sub(self.work, Relaxed);
+            report.begun.fetch_add(1, Relaxed);
+            report.due.fetch_add(due, Relaxed);
         }
     }
 
@@ -363,7 +395,13 @@ impl Drop for Sent {
         let (cell, node) = (&self.offer.cell, &self.offer.node.cell);
         cell.inflight.fetch_sub(1, Relaxed);
         node.inflight.fetch_sub(1, Relaxed);
-        cell.report.due.fetch_sub(self.due, Relaxed);
+        match self.due {
+            Some(due) => {
+                cell.report.begun.fetch_sub(1, Relaxed);
+                cell.report.due.fetch_sub(due, Relaxed);
+            }
+            None => drop(cell.report.work.fetch_sub(self.work, Relaxed)),
+        }
     }
 }
 

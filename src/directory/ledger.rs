@@ -21,7 +21,7 @@ pub fn told(snapshot: &Snapshot, now: Moment) -> Vec<Bare> {
     let mut all: Vec<Bare> = named(snapshot)
         .filter_map(|(offer, stable)| {
             let inflight = offer.cell.inflight.load(Relaxed);
-            let left = offer.cell.report.left(inflight, now).as_millis();
+            let left = offer.cell.report.left(now).as_millis();
             let left_ms = u64::try_from(left).unwrap_or(u64::MAX);
             (inflight > 0).then(|| Bare { at: mark(offer, stable), inflight, left_ms })
         })
@@ -38,7 +38,7 @@ pub fn is_busy(snapshot: &Snapshot) -> bool {
 
 /// What one peer says of servers that are used here, too. Taken back when dropped.
 #[derive(Debug, Default)]
-pub struct Claimed(Vec<(Arc<Cell>, u32)>);
+pub struct Claimed(Vec<(Arc<Cell>, u32, u64)>);
 
 impl Claimed {
     /// Takes in what it says now, in place of what it said before.
@@ -52,18 +52,18 @@ impl Claimed {
         for bare in told.iter().take(MOST_BARE) {
             // Each server once, however often it is named.
             if let Some(cell) = used.get(&bare.at)
-                && !self.0.iter().any(|(had, _)| Arc::ptr_eq(had, cell))
+                && !self.0.iter().any(|(had, ..)| Arc::ptr_eq(had, cell))
             {
-                cell.report.more(bare.inflight);
-                self.0.push((Arc::clone(cell), bare.inflight));
+                cell.report.more(bare.inflight, bare.left_ms);
+                self.0.push((Arc::clone(cell), bare.inflight, bare.left_ms));
             }
         }
     }
 
     /// Nothing is claimed any more.
     pub fn clear(&mut self) {
-        for (cell, requests) in self.0.drain(..) {
-            cell.report.fewer(requests);
+        for (cell, requests, left) in self.0.drain(..) {
+            cell.report.fewer(requests, left);
         }
     }
 }
@@ -95,8 +95,8 @@ fn mark(offer: &Offer, stable: String) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{engine, id, listing, model, peer, picture};
-    use super::super::{Event, Identity, Sent};
+    use super::super::testing::{engine, id, listing, model, need, peer, picture};
+    use super::super::{Event, Identity, Sent, candidates};
     use super::*;
     use crate::types::{ModelKey, NodeName};
     use std::time::Duration;
@@ -125,12 +125,15 @@ mod tests {
     fn what_two_nodes_send_to_a_server_without_a_sidecar_adds_up() {
         let (laptop, desk) = (node("laptop"), node("desk"));
         let now = Moment::from_millis(1000);
-        let (work, prompt) = (Duration::from_secs(8), Some(9.0));
-        let one = Sent::new(at(&laptop, "nas", "tiny"), work, prompt, now);
-        let _two = Sent::new(at(&laptop, "nas", "tiny"), work, prompt, now);
-        let _elsewhere = Sent::new(at(&laptop, "gpu", "tiny"), work, prompt, now);
-        let said = told(&laptop, now + Duration::from_secs(3));
+        let (work, reads) = (Duration::from_secs(8), Duration::from_secs(2));
+        let send = |node, now| Sent::new(at(&laptop, node, "tiny"), work, reads, Some(9.0), now);
+        let mut one = send("nas", now);
+        let _two = send("nas", now);
+        let _elsewhere = send("gpu", now);
+        one.began(now + Duration::from_secs(3));
+        let said = told(&laptop, now + Duration::from_secs(7));
         assert_eq!(said.len(), 1, "what has a sidecar tells itself: {said:?}");
+        // Of the first two seconds are left to write, and the second waits as it did.
         assert_eq!((said[0].inflight, said[0].left_ms), (2, 10_000));
         assert!(!said[0].at.contains("nas") && is_busy(&laptop));
 
@@ -138,6 +141,19 @@ mod tests {
         claimed.replace(&said, &desk);
         let there = &at(&desk, "nas", "tiny").cell.report;
         assert_eq!((there.others(), at(&desk, "nas", "big").cell.report.others()), (2, 0));
+        assert_eq!(there.left_of_all(now), Duration::from_secs(10));
+        let mut out = Vec::new();
+        let mut see = |name: &str| {
+            let model = &desk.models[&ModelKey::parse(name).unwrap()];
+            candidates::of(&model.offers, &need(&[]), now, &mut out);
+            let nas = out.iter().find(|c| &*model.offers[c.index].node.name.as_str() == "nas");
+            nas.map(|c| (c.left, c.line)).unwrap()
+        };
+        assert_eq!((see("tiny"), see("big")), ((Some(10.0), None), (Some(0.0), Some(0.0))));
+        at(&desk, "nas", "tiny").cell.set_loaded(4096);
+        // The one in memory has to fall idle before the other is loaded, and stays busy for
+        // twice as long as it seems.
+        assert_eq!((see("tiny"), see("big")), ((Some(10.0), None), (Some(0.0), Some(20.0))));
         drop(one);
         claimed.replace(&told(&laptop, now), &desk);
         assert_eq!(there.others(), 1);

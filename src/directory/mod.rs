@@ -14,6 +14,7 @@ pub mod event;
 mod heard;
 mod keeper;
 pub mod ledger;
+mod mates;
 mod own;
 mod rate;
 mod registry;
@@ -36,6 +37,7 @@ pub use event::{
     Server, Settings, Uplink,
 };
 pub use heard::{Heard, NodeCell, Reported, Sent};
+pub use mates::Mates;
 pub use own::wire_of;
 pub use rate::{Lengths, Rate};
 pub use registry::Registry;

@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use super::cell::{Cell, PathCell, Scale};
 use super::event::{Length, Rates, Uplink};
 use super::heard::NodeCell;
+use super::mates::Mates;
 use super::rate::{Lengths, Rate};
 use crate::balance::claims::Kept;
 use crate::balance::rates::Estimate;
@@ -28,6 +29,7 @@ const MOST_LENGTHS: usize = 4096;
 struct Engine {
     load_rate: Arc<Rate>,
     scale: Arc<Scale>,
+    mates: Arc<Mates>,
 }
 
 /// All cells.
@@ -49,7 +51,10 @@ impl Registry {
             let engine =
                 self.engines.lock().entry((key.0.clone(), key.1.clone())).or_default().clone();
             let lengths = self.lengths(model);
-            Arc::new(Cell::of(engine.load_rate, engine.scale, lengths))
+            let Engine { load_rate, scale, mates } = engine;
+            let cell = Arc::new(Cell::of(load_rate, scale, lengths, mates));
+            cell.mates.join(&cell);
+            cell
         };
         self.offers.lock().entry(key.clone()).or_insert_with(make).clone()
     }

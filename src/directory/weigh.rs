@@ -520,7 +520,7 @@ mod tests {
         assert_eq!(from(at(2500)), (words("measured", "claimed", "claimed"), json!(1.5)));
         offer.cell.decode.set(20.0);
         for _ in 0..claims::MEASURED {
-            Sent::new(offer, Duration::ZERO, None, at(2000)).answered();
+            Sent::new(offer, Duration::ZERO, Duration::ZERO, None, at(2000)).answered();
         }
         assert_eq!(from(at(2500)).0, words("measured", "claimed", "measured"));
     }

@@ -188,7 +188,7 @@ impl Ask<'_> {
         // how long an image is read is a guess.
         let sure = bytes <= QUICK_BODY && self.prompt().images == 0;
         let prompt = sure.then(|| self.prompt().tokens(chosen.per_byte()));
-        Sent::new(chosen.offer, self.predicted(chosen), prompt, now)
+        Sent::new(chosen.offer, self.predicted(chosen), self.reads(chosen), prompt, now)
     }
 
     /// What another sidecar calls this request.

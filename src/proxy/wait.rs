@@ -174,13 +174,16 @@ impl<'a> Chosen<'a> {
 
     /// Whether a server that says nothing of its queue is worth leaving.
     fn is_worth_leaving(&self, now: Moment) -> bool {
+        let (there, work) = self.compare(now);
         let terms = &self.terms;
         let here = Silent {
             elapsed: now.since(self.at).as_secs_f64(),
             first_token: terms.rtt + terms.upload + self.wait() + terms.prefill,
+            wait: terms.rtt + terms.upload + self.wait(),
+            work,
             loads: terms.load > 0.0 && !self.offer.cell.is_loaded(),
         };
-        moves::is_worth_leaving(here, self.compare(now).0, self.tries)
+        moves::is_worth_leaving(here, there, self.tries)
     }
 
     fn is_worth_moving(&self, left: f64, now: Moment) -> bool {

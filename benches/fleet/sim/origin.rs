@@ -36,6 +36,9 @@ pub(crate) struct Origin {
     pub(crate) sessions: HashMap<usize, usize>,
     /// Of bare nodes, by node and model.
     pub(crate) speeds: Vec<Vec<Speeds>>,
+    /// By node: speeds times size, which let expect what a model does that was never asked.
+    scales: Vec<Speeds>,
+    sizes: Vec<f64>,
     pub(crate) outputs: Outputs,
     /// Latency, and when it was last measured.
     latency: Vec<(f64, f64)>,
@@ -51,6 +54,8 @@ impl Origin {
             rows: vec![vec![Vec::new(); models]; nodes],
             sessions: HashMap::new(),
             speeds: vec![vec![Speeds::default(); models]; nodes],
+            scales: vec![Speeds::default(); nodes],
+            sizes: fleet.models.iter().map(|m| m.gb).collect(),
             outputs: Outputs::new(models),
             latency: vec![(DEFAULT_LATENCY, 0.0); nodes],
             lost: vec![None; nodes],
@@ -72,6 +77,14 @@ impl Origin {
     pub(crate) fn since(&self, node: usize, model: usize, at: f64, way: f64) -> usize {
         let open = self.open.values().filter(|o| o.place.node == node && o.model == model);
         open.filter(|o| o.place.sent + way > at).count()
+    }
+
+    /// Speeds of a model at a node without a sidecar: as measured, or as other models there let
+    /// expect.
+    pub(crate) fn speeds(&self, node: usize, model: usize) -> Speeds {
+        let (own, scale, size) = (self.speeds[node][model], self.scales[node], self.sizes[model]);
+        let or = |own: f64, scale: f64| if own > 0.0 { own } else { scale / size };
+        Speeds { prefill: or(own.prefill, scale.prefill), decode: or(own.decode, scale.decode) }
     }
 
     pub(crate) fn row_later(&mut self, node: usize, model: usize, at: f64, heard: f64, row: Row) {
@@ -101,6 +114,7 @@ impl Origin {
         self.open.remove(&request);
         self.sessions.insert(session, node);
         self.speeds[node][numbers.model].learn(numbers);
+        self.scales[node].learn(&numbers.scaled(self.sizes[numbers.model]));
         self.outputs.learn(numbers.model, numbers.written.0);
         let (held, at) = self.latency[node];
         let keep = (-(now - at) / DECAY).exp();

@@ -1,6 +1,7 @@
 //! The product's choice, wait budget and moves, fed with what one of its sidecars would know.
 
 use tailherd::balance::moves::{self, Silent, Waiting};
+use tailherd::balance::unsaid::{self, Mate};
 use tailherd::balance::{self, Ask, Candidate, Choice, LOAD_START};
 use tailherd::types::Class;
 
@@ -31,6 +32,8 @@ impl World<'_> {
             entered: false,
             first_token: t.rtt + wait + t.prefill,
             wait,
+            reads: t.prefill,
+            writes: t.decode,
             budget: moves::wait_budget(t.total, tries),
             loads: t.load > 0.0,
         };
@@ -88,14 +91,16 @@ impl World<'_> {
         if !self.nodes[node].is_gated() {
             // Known are the own requests, those that the other sidecars speak of in their
             // reports, and what its Ollama says it has in memory.
-            let others = self.shared.iter().enumerate().filter(|(other, _)| *other != r.origin);
-            let others: u32 = others.map(|(_, rows)| rows[node][model]).sum();
-            let open = origin.pending_for(node, model) as u32 + others;
-            let speeds = origin.speeds[node][model];
+            let (open, left) = self.open_at(r.origin, node, model);
+            let mates = (0..self.fleet.models.len()).filter(|other| *other != model);
+            let line = unsaid::line(mates.map(|other| self.mate(r.origin, node, other)));
+            let speeds = origin.speeds(node, model);
             return Candidate {
                 loaded_ctx: u64::from(row.loaded),
                 inflight: open.min(slots),
                 queued: open.saturating_sub(slots),
+                left: Some(left),
+                line: (!row.loaded).then_some(line),
                 prefill: speeds.prefill,
                 decode: speeds.decode,
                 session: ran_here && row.loaded,
@@ -123,6 +128,28 @@ impl World<'_> {
         }
     }
 
+    /// What everybody has open at a bare node for a model, as far as an origin knows, and for how
+    /// long that keeps it busy.
+    fn open_at(&self, origin: usize, node: usize, model: usize) -> (u32, f64) {
+        let others = self.shared.iter().enumerate().filter(|(other, _)| *other != origin);
+        let others = others.map(|(_, rows)| rows[node][model]);
+        let ours = self.origins[origin].open.iter();
+        let ours = ours.filter(|(_, o)| o.place.node == node && o.model == model);
+        let ours = ours.map(|(r, o)| (1, self.requests[*r].left(&o.place, self.now)));
+        others.chain(ours).fold((0, 0.0), |sum, one| (sum.0 + one.0, sum.1 + one.1))
+    }
+
+    fn mate(&self, origin: usize, node: usize, model: usize) -> Mate {
+        let (open, left) = self.open_at(origin, node, model);
+        Mate {
+            open,
+            left,
+            slots: self.fleet.machines[node].slots,
+            loaded: self.known(origin, node, model).is_some_and(|(_, row)| row.loaded),
+            load: self.fleet.models[model].gb * 1e9 / LOAD_RATE + LOAD_START,
+        }
+    }
+
     /// Whether a request that waits is better moved, and moves it.
     pub(crate) fn look_ours(&mut self, request: usize) {
         let r = &self.requests[request];
@@ -142,10 +169,13 @@ impl World<'_> {
             .fold(f64::INFINITY, f64::min);
 
         if !self.nodes[node].is_gated() {
+            let terms = balance::score(&self.candidate(request, node), &ask, now);
             let loaded = self.known(origin, node, r.job.model).is_some_and(|(_, row)| row.loaded);
             let here = Silent {
                 elapsed: self.now - place.sent,
                 first_token: place.first_token,
+                wait: place.wait,
+                work: terms.prefill + terms.decode,
                 loads: place.loads && !loaded,
             };
             if moves::is_worth_leaving(here, there, tries) && self.reaches(origin, node) {

@@ -62,6 +62,8 @@ impl World<'_> {
             entered: false,
             first_token: 0.0,
             wait: 0.0,
+            reads: 0.0,
+            writes: 0.0,
             budget: None,
             loads: false,
         };

@@ -69,6 +69,14 @@ pub(crate) struct Numbers {
     pub(crate) beside: usize,
 }
 
+impl Numbers {
+    /// The same of as many tokens more.
+    pub(crate) fn scaled(&self, by: f64) -> Numbers {
+        let read = (self.read.0 * by, self.read.1);
+        Numbers { read, written: (self.written.0 * by, self.written.1), ..*self }
+    }
+}
+
 #[derive(Debug, Clone)]
 struct Run {
     job: Job,

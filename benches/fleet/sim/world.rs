@@ -80,6 +80,9 @@ pub(crate) struct Place {
     /// Seconds to the first token, and to the start, as predicted when it was sent.
     pub(crate) first_token: f64,
     pub(crate) wait: f64,
+    /// Seconds that its prompt is read, and its answer written.
+    pub(crate) reads: f64,
+    pub(crate) writes: f64,
     pub(crate) budget: Option<std::time::Duration>,
     /// It was sent to be loaded for.
     pub(crate) loads: bool,
@@ -111,6 +114,17 @@ pub(crate) fn luck(seed: u64, request: u64, node: usize) -> f64 {
     chance::about_one(seed, request * 1000 + node as u64, 2, RATE_ERROR)
 }
 
+impl Request {
+    /// How long it will keep a node busy, as its origin knows: all of its work until its answer
+    /// begins, and what is overdue is never "done any moment".
+    pub(crate) fn left(&self, place: &Place, now: f64) -> f64 {
+        match self.first.filter(|heard| *heard <= now) {
+            Some(first) => (place.writes - (now - first)).max(0.25),
+            None => place.reads + place.writes,
+        }
+    }
+}
+
 struct Entry {
     at: f64,
     number: u64,
@@ -127,8 +141,9 @@ pub(crate) struct World<'a> {
     pub(crate) requests: Vec<Request>,
     pub(crate) rng: SmallRng,
     pub(crate) now: f64,
-    /// What each sidecar last said it has open at bare nodes: by origin, node and model.
-    pub(crate) shared: Vec<Vec<Vec<u32>>>,
+    /// What each sidecar last said it has open at bare nodes, and for how long that keeps them
+    /// busy: by origin, node and model.
+    pub(crate) shared: Vec<Vec<Vec<(u32, f64)>>>,
     /// The node that is out of reach, and since when.
     pub(crate) gone: Option<(usize, f64)>,
     index: HashMap<u64, usize>,
@@ -149,7 +164,7 @@ impl<'a> World<'a> {
             requests: Vec::new(),
             rng: SmallRng::seed_from_u64(seed ^ 0x5eed ^ (setting.draw << 32)),
             now: 0.0,
-            shared: vec![vec![vec![0; fleet.models.len()]; fleet.len()]; fleet.len()],
+            shared: vec![vec![vec![(0, 0.0); fleet.models.len()]; fleet.len()]; fleet.len()],
             gone: None,
             index: HashMap::new(),
             heap: BinaryHeap::new(),
@@ -254,9 +269,11 @@ impl<'a> World<'a> {
     /// (That this is heard at once and not half a round trip later changes nothing at 2 s.)
     fn share(&mut self) {
         for (origin, rows) in self.origins.iter().zip(&mut self.shared) {
-            rows.iter_mut().for_each(|row| row.fill(0));
-            for open in origin.open.values() {
-                rows[open.place.node][open.model] += 1;
+            rows.iter_mut().for_each(|row| row.fill((0, 0.0)));
+            for (request, open) in &origin.open {
+                let row = &mut rows[open.place.node][open.model];
+                row.0 += 1;
+                row.1 += self.requests[*request].left(&open.place, self.now);
             }
         }
     }

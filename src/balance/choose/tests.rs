@@ -86,6 +86,23 @@ fn the_better_of_two_wins() {
 }
 
 #[test]
+fn what_is_told_of_the_work_at_a_silent_engine_is_its_wait() {
+    let c = Candidate { inflight: 1, queued: 2, left: Some(24.0), ..good(0) };
+    let terms = |c: Candidate| score(&c, &ask(), Moment::ZERO);
+    for (slots, inflight, queued, wait) in
+        [(1, 1, 2, 24.0), (1, 1, 0, 24.0), (4, 3, 0, 0.0), (4, 4, 0, 1.5), (4, 4, 2, 3.0)]
+    {
+        let t = terms(Candidate { slots, inflight, queued, ..c });
+        assert_eq!(t.wait, wait, "{slots} {inflight} {queued}");
+    }
+    // What stands before a load, and then it costs others no more than one that is announced.
+    let cold = terms(Candidate { loaded_ctx: 0, inflight: 0, queued: 0, line: Some(9.0), ..c });
+    assert_eq!((cold.wait, cold.load, cold.load_cost), (9.0, 5.8, 5.8 * LOAD_COST));
+    let unsaid = terms(Candidate { loaded_ctx: 0, inflight: 0, queued: 0, ..c });
+    assert_eq!((unsaid.wait, unsaid.load_cost), (0.0, 5.8 * UNSAID_LOAD_COST));
+}
+
+#[test]
 fn a_said_wait_has_the_load_in_it_and_ours_sent_since_come_on_top() {
     let c = Candidate { wait: Some(7.0), ..good(0) };
     let terms = |c: Candidate| score(&c, &ask(), Moment::ZERO);
@@ -207,6 +224,7 @@ prop_compose! {
         small in any::<[u32; 4]>(),
         f in proptest::array::uniform6(any_number()),
         wait in proptest::option::of(any_number()),
+        left in proptest::option::of(any_number()),
     ) -> Candidate {
         Candidate {
             index: 0,
@@ -215,7 +233,7 @@ prop_compose! {
             rest_until: Moment::from_millis(if flags[5] { n[0] } else { 0 }),
             loaded_ctx: n[1], default_ctx: n[2], context: n[3], size: n[4],
             inflight: small[0], queued: small[1], slots: small[2],
-            since: small[3], wait, session: flags[6], prefix: f[0], closed: false,
+            since: small[3], wait, left, line: left, session: flags[6], prefix: f[0], closed: false,
             held: if flags[7] { "slow start" } else { "" },
             prefill: f[0], decode: f[1], load_rate: f[2], out_tokens: f[3], rtt: f[4],
             upload: f[5], prompt: if flags[2] { n[4] } else { 0 },

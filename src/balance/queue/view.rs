@@ -12,7 +12,7 @@ use crate::types::{Class, LoadKey, Moment};
 /// Busy models stay busy for this many times what runs and waits on them now: more requests for
 /// them come in meanwhile. In the simulation waits for room were 1.6 times as long as what was there
 /// when they were predicted; 1 costs 6 % of the mean at load 0.1 and 2 % at 0.3, 3 costs 1 % at 0.4.
-const GOES_ON: f64 = 2.0;
+pub(in crate::balance) const GOES_ON: f64 = 2.0;
 
 /// One file of weights at an engine, whatever the options it is asked for with.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -90,7 +90,7 @@ fn what_was_sent_since_is_counted_until_the_next_row() {
     let snapshot = world();
     let offer = theirs(&snapshot);
     let since = |now| candidates_of(&snapshot, now)[1].since;
-    let send = |now| Sent::new(offer, HOLDS, None, now);
+    let send = |now| Sent::new(offer, HOLDS, Duration::ZERO, None, now);
     let known = send(at(0));
     known.answered();
     known.answered();
@@ -122,7 +122,7 @@ fn a_node_nobody_has_measured_gets_two_requests_at_a_time() {
     let offer = theirs(&snapshot);
     let there = || candidates_of(&snapshot, at(0))[1].held;
     snapshot.nodes[1].paths[0].cell.ok(at(0), None);
-    let send = || Sent::new(offer, HOLDS, None, at(0));
+    let send = || Sent::new(offer, HOLDS, Duration::ZERO, None, at(0));
     let one = send();
     assert_eq!(there(), "");
     let two = send();
@@ -165,7 +165,7 @@ fn a_node_that_was_away_gets_one_request_until_one_was_answered() {
     let (mut state, snapshot) = asleep_and_back();
     let offer = theirs(&snapshot);
     let there = |now| candidates_of(&snapshot, now)[1].held;
-    let send = |now| Sent::new(offer, HOLDS, None, now);
+    let send = |now| Sent::new(offer, HOLDS, Duration::ZERO, None, now);
     offer.cell.decode.set(50.0);
     assert_eq!(there(at(2000)), "", "the first one may go");
     let one = send(at(2000));
@@ -214,7 +214,7 @@ fn who_comes_late_again_and_again_is_not_believed_to_be_free() {
         let now = at(n * 10_000);
         offer.hear(&free, Duration::ZERO, now);
         assert_eq!(candidates_of(&snapshot, now)[1].wait, Some(0.0));
-        let mut sent = Sent::new(offer, HOLDS, Some(100.0), now);
+        let mut sent = Sent::new(offer, HOLDS, Duration::ZERO, Some(100.0), now);
         sent.began(now + Duration::from_secs(9));
     }
     offer.hear(&free, Duration::ZERO, at(30_000));
