@@ -67,13 +67,7 @@ impl Origin {
         self.open.values().filter(|o| o.place.node == node).count()
     }
 
-    /// How many of them for a model.
-    pub(crate) fn pending_for(&self, node: usize, model: usize) -> usize {
-        let theirs = |o: &&Open| o.place.node == node && o.model == model;
-        self.open.values().filter(theirs).count()
-    }
-
-    /// How many for a model reach the node after this moment.
+    /// How many of them for a model reach the node after this moment.
     pub(crate) fn since(&self, node: usize, model: usize, at: f64, way: f64) -> usize {
         let open = self.open.values().filter(|o| o.place.node == node && o.model == model);
         open.filter(|o| o.place.sent + way > at).count()
