@@ -146,7 +146,7 @@ mod tests {
         let mut see = |name: &str| {
             let model = &desk.models[&ModelKey::parse(name).unwrap()];
             candidates::of(&model.offers, &need(&[]), now, &mut out);
-            let nas = out.iter().find(|c| &*model.offers[c.index].node.name.as_str() == "nas");
+            let nas = out.iter().find(|c| model.offers[c.index].node.name.as_str() == "nas");
             nas.map(|c| (c.left, c.line)).unwrap()
         };
         // The load that the two wait for comes first.
