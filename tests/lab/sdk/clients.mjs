@@ -15,6 +15,7 @@ const HI = [{ role: "user", content: "hi" }];
 const WEATHER = { type: "function", function: { name: "get_weather", description: "w", parameters: { type: "object", properties: { city: { type: "string" } } } } };
 const SUNNY = "It is sunny in Paris.";
 const HOSTED = ["chat", "messages"].find((w) => process.argv.includes(w));
+const LONG = HOSTED ? `${HOSTED}/count` : CHAT; // longer than what may lie in one piece of a fast provider
 let done = 0;
 const same = (what, got, want) => { assert.deepEqual(got, want, what); done += 1; };
 const gather = async (stream, text) => { let all = ""; let last; for await (const p of stream) { all += text(p); last = p; } return [all, last]; };
@@ -36,7 +37,7 @@ async function withOllama() {
   same("tool's result", (await c.chat({ model: TOOLS, messages: [...HI, asks, result], tools: [WEATHER] })).message.content, SUNNY);
   if (!HOSTED) same("embed", (await c.embed({ model: EMBED, input: ["hello", "hallo"] })).embeddings.length, 2);
   await assert.rejects(c.chat({ model: "nope", messages: HI }), /model 'nope' not found/); done += 1;
-  const stream = await c.generate({ model: CHAT, prompt: "hi", options: { num_predict: 20000 }, stream: true });
+  const stream = await c.generate({ model: LONG, prompt: "hi", options: { num_predict: 20000 }, stream: true });
   await assert.rejects(gather(stream, () => { stream.abort(); return ""; }), /abort/i); done += 1;
 }
 
@@ -55,7 +56,7 @@ async function withOpenAI() {
   if (!HOSTED) same("embedding", (await c.embeddings.create({ model: EMBED, input: "hello" })).data[0].embedding.length > 0, true);
   same("response", (await c.responses.create({ model: CHAT, input: "hi", max_output_tokens: 3 })).output_text, THREE);
   const [, last] = await gather(await c.responses.create({ model: CHAT, input: "hi", max_output_tokens: 3, stream: true }), () => "");
-  same("response stream", last.type, "response.completed");
+  same("response stream", last.type, HOSTED ? "response.incomplete" : "response.completed");
   await assert.rejects(c.chat.completions.create({ model: "nope", messages: HI }), (e) => e.status === 404 && /not found/.test(e.message)); done += 1;
 }
 
