@@ -1,0 +1,147 @@
+#!/usr/bin/env python3
+# slow: a real LiteLLM and a real llama.cpp server as providers and steps of a chain, and llama.cpp as an engine of a node
+import json
+import os
+import shutil
+import subprocess
+
+from lab import HERE, LAB_DIR, case, check, counted, ctl, equal, get, metric, post, run_in, wait
+
+KEY = "sk-lab-master-canary"
+THREE = " one two three"
+CONFIG = {
+    "failover": {"cooldown": ["1h"]},
+    "agents": {f"to-{name}": {"model": {"primary": step, "fallbacks": ["ollama/second"]}}
+               for name, step in (("mock", "litellm/mock"), ("rate", "litellm/rate"), ("nobody", "litellm/nobody"), ("llama", "llama/herd"))},
+    "models": {"providers": {
+        "litellm": {"baseUrl": "http://127.0.0.1:4000/v1", "api": "openai-completions", "apiKey": KEY},
+        "llama": {"baseUrl": "http://127.0.0.1:8081/v1", "api": "openai-completions"},
+    }},
+}
+# What LiteLLM serves: two answers of its own, and two models of a real Ollama.
+SERVES = {"mock": {"model": "openai/mock", "api_key": "x", "mock_response": "hello from mock"}, "rate": {"model": "openai/rate", "api_key": "x", "mock_response": "litellm.RateLimitError"},
+          **{m: {"model": f"openai/{m}", "api_key": "x", "api_base": "http://127.0.0.1:11435/v1"} for m in ("tiny", "tools", "count")}}
+
+
+def part(name):
+    subprocess.run([os.path.join(HERE, "install"), name], check=True, stdout=subprocess.DEVNULL)
+    return subprocess.run([os.path.join(HERE, "install"), "--dir", name], check=True, capture_output=True, text=True).stdout.strip()
+
+
+class Running:
+    """A program on gpu until `end`; what it says is in a file of its name."""
+
+    def __init__(self, name, argv, env):
+        with open(os.path.join(LAB_DIR, "gpu", "holder.pid"), encoding="utf-8") as f:
+            pid = f.read().strip()
+        with open(os.path.join(LAB_DIR, "cases", name + ".log"), "ab") as log:
+            self.p = subprocess.Popen(["nsenter", "-t", pid, "-m", "-n", "--", *argv], env=env, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+
+    def end(self):
+        self.p.terminate()
+        try:
+            self.p.wait(15)
+        except subprocess.TimeoutExpired:
+            self.p.kill()
+            self.p.wait()
+
+
+def litellm(folder):
+    home = os.path.join(LAB_DIR, "litellm")
+    shutil.rmtree(home, ignore_errors=True)
+    os.makedirs(home)
+    config = os.path.join(home, "config.yaml")
+    with open(config, "w", encoding="utf-8") as f:
+        json.dump({"model_list": [{"model_name": name, "litellm_params": with_} for name, with_ in SERVES.items()]}, f)
+    env = {"PATH": f"{folder}/py/bin:/usr/bin:/bin", "HOME": home, "LITELLM_MASTER_KEY": KEY, "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
+    return Running("litellm", [f"{folder}/py/bin/python3", f"{folder}/py/bin/litellm", "--config", config, "--host", "127.0.0.1", "--port", "4000"], env)
+
+
+def llama(name, port):
+    folder = part("ollama")
+    return Running(f"llama-{port}", [f"{folder}/py/bin/python3", os.path.join(HERE, "llama_cpp.py"), f"{folder}/gguf/tiny.gguf", name, str(port)], {"PATH": "/usr/bin:/bin", "HOME": "/tmp"})
+
+
+def native(model, prompt="x", stream=False, n=3, node="gpu", **kw):
+    return post(node, "/api/chat", {"model": model, "messages": [{"role": "user", "content": prompt}], "stream": stream, "options": {"num_predict": n}}, **kw)
+
+
+def posted(path, model, stream=False, prompt="x", node="gpu"):
+    return post(node, path, {"model": model, "messages": [{"role": "user", "content": prompt}], "stream": stream, "max_tokens": 3})
+
+
+def by(a, who, what):
+    equal((a.status, a.headers.get("x-tailherd-served-by", "").removesuffix("@gpu")), (200, who), f"{what}: {a.text[:300]}")
+
+
+def of_litellm():
+    """Its own answers in each dialect, its errors, and the real SDKs through it to a real Ollama."""
+    for model in ("litellm/mock", "to-mock"):
+        for path, text in (("/v1/chat/completions", lambda j: j["choices"][0]["message"]["content"]), ("/api/chat", lambda j: j["message"]["content"]),
+                           ("/v1/messages", lambda j: j["content"][0]["text"])):
+            a = posted(path, model)
+            by(a, "litellm/mock", f"{model} {path}")
+            equal((text(a.json), a.json["model"]), ("hello from mock", model), f"{model} {path}")
+        lines = native(model, stream=True).lines
+        equal(("".join(l["message"]["content"] for l in lines), [l["done"] for l in lines].count(True)), ("hello from mock", 1), f"{model}, streamed")
+        check(posted("/v1/chat/completions", model, stream=True).text.endswith("data: [DONE]\n\n"), f"{model}: the stream's end")
+    for agent, why in (("rate", "busy"), ("nobody", "not_found")):
+        for _ in range(2):
+            a = native(f"to-{agent}")
+            equal((a.status, a.by, a.json["message"]["content"]), (200, "nas", THREE), f"to-{agent}: {a.text[:200]}")
+        equal(metric("gpu", "tailherd_attempts_total", peer="litellm", reason=why), 1, f"how often LiteLLM was asked and said {why}")
+    a = native("litellm/count", stream=True, n=200)
+    by(a, "litellm/count", "count")
+    equal([int(w) for l in a.lines for w in l["message"]["content"].split()], counted(200), "the numbers through LiteLLM")
+    r = run_in("gpu", [os.environ["LAB_SDK_PY"], os.path.join(HERE, "sdk", "clients.py"), "litellm/tiny", "litellm/tools", "embed", "chat"], timeout=240)
+    check(r.returncode == 0, f"the Python clients through LiteLLM: {(r.stderr.strip() or r.stdout)[-700:]}")
+    return int(r.stdout)
+
+
+def of_llama(running):
+    """llama.cpp's own server as a provider: answers, a prompt too long in its words, its death."""
+    for path, text in (("/v1/chat/completions", lambda j: j["choices"][0]["message"]["content"]), ("/api/chat", lambda j: j["message"]["content"]), ("/v1/messages", lambda j: j["content"][0]["text"])):
+        body = {"model": "to-llama", "messages": [{"role": "user", "content": "x"}], "stream": False, "max_tokens": 3, "options": {"num_predict": 3}}
+        a = post("gpu", path, body)
+        by(a, "llama/herd", path)
+        equal(text(a.json), THREE, path)
+    words = "x" * 6000  # a token for each
+    direct = post("gpu", "/v1/chat/completions", {"model": "herd", "messages": [{"role": "user", "content": words}]}, port=8081)
+    equal(direct.status, 400, f"llama.cpp on a prompt too long: {direct.text[:200]}")
+    a = posted("/v1/chat/completions", "to-llama", prompt=words)
+    equal((a.status, a.json["error"]["message"]), (400, direct.json["error"]["message"]), "a prompt too long, passed")
+    a = native("to-llama", prompt=words)
+    equal((a.status, a.json["error"]), (400, direct.json["error"]["message"]), "a prompt too long, translated")
+    running.end()
+    equal(native("to-llama").by, "nas", "who answers when llama.cpp is gone")
+
+
+def body():
+    ours = []
+    try:
+        ours.append(litellm(part("litellm")))
+        path = os.path.join(LAB_DIR, "real.json5")
+        with open(path, "w", encoding="utf-8") as f:
+            json.dump(CONFIG, f)
+        ctl("configure", "gpu", path)
+        ours += [llama("herd", 8081), llama("gguf", 8080)]
+        # An engine of gpu: the mesh has its model, in the dialects that llama.cpp speaks.
+        for node in ("gpu", "laptop"):
+            wait(30, f"{node} lists nas and llama.cpp's model", lambda: {"second", "gguf"} <= {m["id"].removesuffix(":latest") for m in get(node, "/v1/models").json["data"]})
+        for stream in (False, True):
+            a = posted("/v1/chat/completions", "gguf", stream, node="laptop")
+            equal((a.status, a.by), (200, "gpu"), f"llama.cpp as an engine, stream {stream}: {a.text[:200]}")
+        of_llama(ours[1])
+        took = wait(120, "LiteLLM listens", lambda: get("gpu", "/v1/models", {"Authorization": f"Bearer {KEY}"}, port=4000).status == 200, every=0.5)
+        n = of_litellm()
+        for name in ("status", "metrics"):
+            check(KEY not in get("gpu", f"/{name}", port=11437).text, f"the key stands in /{name}")
+        with open(os.path.join(LAB_DIR, "gpu", "tailherd.log"), encoding="utf-8", errors="replace") as f:
+            check(KEY not in f.read(), "the key stands in the log")
+        return f"LiteLLM (up after {took:.0f} s more): 3 dialects, 429 and an unknown model go on, 200 numbers, {n} answers of the Python clients; llama.cpp: an engine for a peer, a provider in 3 dialects, too long in its words"
+    finally:
+        for running in ours:
+            running.end()
+
+
+case(body)
