@@ -137,9 +137,12 @@ def dies_within(claw):
 def too_long(claw):
     """Ollama's own words reach OpenClaw, which knows them: it compacts, and if there is nothing to compact it says so."""
     _, at = asked()
-    code, told = claw.turn("ollama/full", "Say pong. " + "It is sunny in Paris, and it is cold.\n" * 1000)
+    # A token for each letter: twice the window that it asks for.
+    code, told = claw.turn("ollama/full", "Say pong. " + "0123456789 abcdefghijklmnopqrstuvwxyz.\n" * 1700)
+    check(not told["ok"], f"a prompt that is too long was answered: {told.get('usage')}")
     equal((code, told["error"]["kind"], told["model"]), (1, "context_overflow", "full"), "a prompt that is too long")
-    check(all(m == "full" for m, _, _ in asked(at)[0]), f"asked: {asked(at)[0]}")
+    rows = asked(at)[0]
+    check(rows and all(m == "full" for m, _, _ in rows), f"asked: {rows}")
     check("attempting auto-compaction for ollama/full" in open(os.path.join(LAB_DIR, "claw", "log"), encoding="utf-8").read(), "OpenClaw did not try to compact")
 
 
