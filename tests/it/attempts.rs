@@ -11,7 +11,7 @@ use tailherd::types::Timing;
 use tokio::task::JoinHandle;
 
 use crate::eve::CONTENT_TYPE;
-use crate::world::{Sends as _, World, count, engine, me, ms, until};
+use crate::world::{Sends as _, World, count, engine, me, ms, ran, until};
 
 const ONE: &str = "11111111111111111111111111111111";
 const TWO: &str = "22222222222222222222222222222222";
@@ -68,16 +68,6 @@ async fn queued(world: &World, n: u64) {
         metrics.text().contains(&line)
     };
     assert!(until(so).await, "never {n} in the queue");
-}
-
-/// The prompts that the engine was given, loads left out.
-fn ran(world: &World, at: &str) -> Vec<String> {
-    let seen = world.engine(at).seen_at("/api/generate");
-    let prompts = seen.iter().filter_map(|s| {
-        let body: Value = serde_json::from_slice(&s.body).ok()?;
-        Some(body["prompt"].as_str()?.to_owned())
-    });
-    prompts.filter(|p| !p.is_empty()).collect()
 }
 
 #[tokio::test]

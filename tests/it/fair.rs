@@ -9,17 +9,7 @@ use tailherd::demo::node::NodeSpec;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use crate::world::{Sends as _, World, count, counting, me, ms, served_by, until};
-
-/// What the engine was asked for so far, loads left out, in the order in which it was.
-fn ran(world: &World, at: &str) -> Vec<String> {
-    let seen = world.engine(at).seen_at("/api/generate");
-    let prompts = seen.iter().filter_map(|s| {
-        let body: Value = serde_json::from_slice(&s.body).ok()?;
-        Some(body["prompt"].as_str()?.to_owned())
-    });
-    prompts.filter(|p| !p.is_empty()).collect()
-}
+use crate::world::{Sends as _, World, count, counting, me, ms, ran, served_by, until};
 
 fn body(prompt: &str, tokens: u64) -> String {
     json!({"model": "count", "prompt": prompt, "options": {"num_predict": tokens}}).to_string()

@@ -235,3 +235,13 @@ pub(crate) fn chat(model: &str, n: u64) -> String {
 pub(crate) fn served_by(answer: &Answer) -> &str {
     answer.header("x-tailherd-served-by").split('/').next().unwrap_or_default()
 }
+
+/// The prompts that the engine was given so far, loads left out, in the order in which it was.
+pub(crate) fn ran(world: &World, at: &str) -> Vec<String> {
+    let seen = world.engine(at).seen_at("/api/generate");
+    let prompts = seen.iter().filter_map(|s| {
+        let body: Value = serde_json::from_slice(&s.body).ok()?;
+        Some(body["prompt"].as_str()?.to_owned())
+    });
+    prompts.filter(|p| !p.is_empty()).collect()
+}
