@@ -1,4 +1,4 @@
-//! To which local network a server without a key of its own belongs: a bare one, or a provider.
+//! To which local network a server belongs that no pin tells from another: a bare one, a provider.
 //!
 //! `192.168.1.100` is another machine in every house. A server on a local address is used only
 //! on the network where it first answered, told by the link addresses of the gateway and of the

@@ -7,10 +7,12 @@
 //!
 //! One small file per step, in that order: [`asked`] (head, Host, Origin), [`question`]
 //! (body, model), [`chain`] (steps, where the name means several, [`hosted`] ones too),
-//! [`plan`] (offers), [`serve`] (choice and attempts), [`attempt`] (one try) on
-//! one [`way`] after another, looked after by [`wait`] until it begins, [`relay`] (the answer), [`finish`] (what is counted). [`gather`] answers what the
-//! directory knows by itself, [`local`] what belongs to this node, [`error`] builds every
-//! error answer. It reads snapshots and cells; it never changes the directory.
+//! [`plan`] (offers), [`serve`] (choice and attempts), [`attempt`] (one try) on one [`way`] after
+//! another, looked after by [`wait`] until it begins, [`relay`] (the answer), [`finish`] (what is
+//! counted). A provider is asked in [`words`] it knows, and what it took is a [`bill`].
+//! [`gather`] answers what the directory knows by itself, [`local`] what belongs to this node,
+//! [`error`] builds every error answer. It reads snapshots and cells; it never changes the
+//! directory.
 
 mod ask;
 mod asked;
