@@ -9,7 +9,8 @@ use tailherd::demo::node::NodeSpec;
 use crate::world::{Sends as _, World, engine, me, ms, served_by, until};
 
 /// Three nodes have the model and nothing else to do. Slow reads prompts at half the speed of the
-/// others, so that nothing but what it has read already speaks for it.
+/// others, so that nothing but what it has read already speaks for it. All take so long that what
+/// a busy machine adds is little beside it.
 async fn three() -> World {
     let reads = |micros, name| EngineSpec {
         prefill: Duration::from_micros(micros),
@@ -21,9 +22,9 @@ async fn three() -> World {
     let node = |name, micros| NodeSpec::new(name, me(), Some(reads(micros, name)));
     let world = World::start(vec![
         NodeSpec::new("laptop", me(), None),
-        node("slow", 500),
-        node("one", 250),
-        node("two", 250),
+        node("slow", 1000),
+        node("one", 500),
+        node("two", 500),
     ])
     .await;
     for at in ["slow", "one", "two"] {
@@ -43,30 +44,42 @@ fn words(about: &str, chars: usize) -> String {
 
 fn turn(world: &World, at: &str, body: &serde_json::Value, session: Option<&str>) -> Call {
     let to = world.node("laptop").apps();
-    let call = post(to, &format!("{at}/api/generate"), body.to_string());
+    let call =
+        post(to, &format!("{at}/api/generate"), body.to_string()).header("x-tailherd-explain", "1");
     match session {
         Some(session) => call.header("x-tailherd-session", session),
         None => call,
     }
 }
 
-fn by(answer: &Answer) -> &str {
+/// Who answered, and why: what a failed assertion shows.
+fn by(answer: &Answer) -> (&str, &str) {
     assert_eq!(answer.status, 200, "{}", answer.text());
-    served_by(answer)
+    (served_by(answer), answer.header("x-tailherd-explain"))
+}
+
+fn slow(answer: &Answer, turn: usize) {
+    let (node, why) = by(answer);
+    assert_eq!(node, "slow", "turn {turn}: {why}");
+}
+
+fn elsewhere(answer: &Answer) {
+    let (node, why) = by(answer);
+    assert_ne!(node, "slow", "{why}");
 }
 
 /// The first turn is made at slow on purpose; six more are free to go anywhere. Then slow dies.
 async fn stays(world: &World, session: Option<&str>, prompt: impl Fn(usize) -> String) {
     let body = |n| json!({"model": "count", "options": {"num_predict": 2}, "prompt": prompt(n)});
-    assert_eq!(by(&turn(world, "/node/slow", &body(0), session).send().await), "slow");
+    slow(&turn(world, "/node/slow", &body(0), session).send().await, 0);
     for n in 1..7 {
-        assert_eq!(by(&turn(world, "", &body(n), session).send().await), "slow", "turn {n}");
+        slow(&turn(world, "", &body(n), session).send().await, n);
     }
     // What belongs to no conversation goes where it is read soonest.
     let other = json!({
         "model": "count", "options": {"num_predict": 2}, "prompt": words("something else", 1500),
     });
-    assert_ne!(by(&turn(world, "", &other, None).send().await), "slow");
+    elsewhere(&turn(world, "", &other, None).send().await);
 }
 
 #[tokio::test]
@@ -86,7 +99,6 @@ async fn a_conversation_stays_where_it_was_read_and_goes_on_elsewhere_when_that_
     assert!(until(gone).await);
     for (session, prompt) in [(Some("chat-1"), words("turn 7", 1000)), (None, growing(7))] {
         let body = json!({"model": "count", "options": {"num_predict": 2}, "prompt": prompt});
-        let first = turn(&world, "", &body, session).send().await;
-        assert_ne!(by(&first), "slow");
+        elsewhere(&turn(&world, "", &body, session).send().await);
     }
 }
