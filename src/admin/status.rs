@@ -237,11 +237,7 @@ fn endpoints(node: &Node) -> Vec<Value> {
 fn address(dial: &Dial) -> String {
     match dial {
         Dial::Loopback(addr) | Dial::Tailnet(addr) | Dial::Lan { addr, .. } => addr.to_string(),
-        Dial::Configured { host, port, tls } | Dial::Hosted { host, port, tls, .. } => {
-            let scheme = if *tls { "https" } else { "http" };
-            let host = if host.contains(':') { format!("[{host}]") } else { host.to_string() };
-            format!("{scheme}://{host}:{port}")
-        }
+        Dial::Configured { .. } | Dial::Hosted { .. } => dial.url(),
     }
 }
 

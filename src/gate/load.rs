@@ -85,7 +85,7 @@ impl OllamaLoader {
         Request::builder()
             .method(Method::POST)
             .uri(format!("{}{route}", self.prefix))
-            .header(HOST, host(&self.dial))
+            .header(HOST, self.dial.host())
             .header(CONTENT_TYPE, "application/json")
             .header(ACCEPT, "application/json")
             .body(Body::new(body.map_err(|never| match never {})))
@@ -134,23 +134,6 @@ pub(super) fn options(key: &LoadKey) -> Map<String, Value> {
         }
     }
     options
-}
-
-/// Ollama refuses a `Host` that is not this machine's.
-pub(super) fn host(dial: &Dial) -> String {
-    match dial {
-        Dial::Loopback(addr) | Dial::Tailnet(addr) | Dial::Lan { addr, .. } => {
-            format!("localhost:{}", addr.port())
-        }
-        Dial::Configured { host, port, .. } | Dial::Hosted { host, port, .. }
-            if host.contains(':') =>
-        {
-            format!("[{host}]:{port}")
-        }
-        Dial::Configured { host, port, .. } | Dial::Hosted { host, port, .. } => {
-            format!("{host}:{port}")
-        }
-    }
 }
 
 /// The engine's message in an error body.

@@ -12,7 +12,7 @@ use http::{Method, Request};
 use http_body_util::BodyExt;
 use serde_json::{Map, Value};
 
-use super::load::{host, options};
+use super::load::options;
 use crate::api::ending::{Ending, Usage};
 use crate::balance::rates::{End, Reply};
 use crate::directory::Offer;
@@ -49,7 +49,7 @@ pub async fn trial(
     let request = Request::builder()
         .method(Method::POST)
         .uri(format!("{}/api/generate", offer.endpoint.prefix))
-        .header(HOST, host(dial))
+        .header(HOST, dial.host())
         .header(CONTENT_TYPE, "application/json")
         .header(ACCEPT, "application/x-ndjson")
         .body(Body::new(full(Bytes::from(body(&offer.name, key, salt).to_string()))))

@@ -148,7 +148,7 @@ pub(super) fn request(
     let mut request = Request::builder()
         .method(method)
         .uri(format!("{}{path}", to.prefix))
-        .header(HOST, host(&to.dial))
+        .header(HOST, to.dial.host())
         .header(ACCEPT, "*/*");
     if let Some(tag) = tag {
         request = request.header(IF_NONE_MATCH, tag);
@@ -161,21 +161,6 @@ pub(super) fn request(
     }
     let body = Full::new(body).map_err(|never| match never {}).boxed_unsync();
     request.body(body).map_err(|e| AskError::Broken(e.to_string()))
-}
-
-/// What engines accept as `Host`: on this machine a name they know for themselves.
-fn host(dial: &Dial) -> String {
-    match dial {
-        Dial::Loopback(addr) => format!("localhost:{}", addr.port()),
-        Dial::Tailnet(addr) | Dial::Lan { addr, .. } => format!("localhost:{}", addr.port()),
-        Dial::Configured { host, port, tls } | Dial::Hosted { host, port, tls, .. } => {
-            match (tls, port) {
-                (true, 443) | (false, 80) => host.to_string(),
-                _ if host.contains(':') => format!("[{host}]:{port}"),
-                _ => format!("{host}:{port}"),
-            }
-        }
-    }
 }
 
 #[cfg(test)]

@@ -165,7 +165,7 @@ impl Place {
     }
 
     fn at(dial: Dial, prefix: Arc<str>) -> Place {
-        let url = url_of(&dial, &prefix);
+        let url = format!("{}{prefix}", dial.url());
         let to = Target { node: NodeId::This, dial, prefix };
         Place { to, url, slots: None, default_ctx: None, found: None, misses: 0 }
     }
@@ -280,21 +280,5 @@ pub(super) fn dial_of(host: &Arc<str>, port: u16, tls: bool) -> Dial {
     match ip.filter(|ip| ip.is_loopback() && !tls) {
         Some(ip) => Dial::Loopback((ip, port).into()),
         None => Dial::Configured { host: host.clone(), port, tls },
-    }
-}
-
-/// How it is shown.
-pub(super) fn url_of(dial: &Dial, prefix: &str) -> String {
-    match dial {
-        Dial::Loopback(addr) | Dial::Tailnet(addr) | Dial::Lan { addr, .. } => {
-            format!("http://{addr}{prefix}")
-        }
-        Dial::Configured { host, port, tls } | Dial::Hosted { host, port, tls, .. } => {
-            let scheme = if *tls { "https" } else { "http" };
-            match host.contains(':') {
-                true => format!("{scheme}://[{host}]:{port}{prefix}"),
-                false => format!("{scheme}://{host}:{port}{prefix}"),
-            }
-        }
     }
 }

@@ -374,7 +374,7 @@ async fn look_at_engine(tools: &Tools, to: &Target, memory: &mut Memory) -> Resu
             slots: identity.slots,
             default_ctx: None,
             up: true,
-            url: engines::url_of(&to.dial, &to.prefix),
+            url: format!("{}{}", to.dial.url(), to.prefix),
             models,
         }],
     };
@@ -422,7 +422,7 @@ async fn heard(
 
 async fn look_at_server(tools: &Tools, server: &Server, memory: &mut Memory) -> Result<(), Why> {
     let to = Target { node: server.id(), dial: server.dial.clone(), prefix: server.prefix.clone() };
-    let url = engines::url_of(&server.dial, &server.prefix);
+    let url = format!("{}{}", server.dial.url(), server.prefix);
     let bound = home::is_bound(&server.dial);
     if bound && !is_here(tools, server) {
         tools.directory.path(&to.node, &to.dial).lost();
@@ -440,7 +440,7 @@ async fn look_at_server(tools: &Tools, server: &Server, memory: &mut Memory) -> 
 
 /// Whether a configured server belongs to the network this machine is on.
 pub(super) fn is_here(tools: &Tools, server: &Server) -> bool {
-    let url = engines::url_of(&server.dial, &server.prefix);
+    let url = format!("{}{}", server.dial.url(), server.prefix);
     !home::is_bound(&server.dial)
         || tools.homes.belongs(&url, &home::place_of(&server.dial)) == Belongs::Here
 }

@@ -254,7 +254,7 @@ async fn a_server_that_belongs_to_another_network_is_sent_nothing() {
     let server = Canned::start(ollama()).await;
     // A name that is looked up, like one on a local network.
     let dial = Dial::Configured { host: "LOCALHOST".into(), port: server.addr.port(), tls: false };
-    let url = engines::url_of(&dial, "");
+    let url = dial.url();
     let nas = Server { name: NodeName::parse("nas").unwrap(), dial, prefix: "".into() };
     let whom = Whom::Server(nas);
     let mut memory = Memory::default();

@@ -245,15 +245,7 @@ fn written(op: Op, most: Option<u64>, usual: f64) -> f64 {
 
 /// What `Host` says toward an upstream. Ollama on loopback refuses names it does not know.
 pub(crate) fn host_of(dial: &Dial) -> HeaderValue {
-    let text = match dial {
-        Dial::Loopback(addr) => format!("localhost:{}", addr.port()),
-        // A peer's engine on loopback (behind a daemon in userspace mode) takes no other name.
-        Dial::Tailnet(addr) | Dial::Lan { addr, .. } => format!("localhost:{}", addr.port()),
-        Dial::Configured { host, port, .. } | Dial::Hosted { host, port, .. } => {
-            format!("{host}:{port}")
-        }
-    };
-    HeaderValue::from_str(&text).unwrap_or(HeaderValue::from_static("localhost"))
+    HeaderValue::from_str(&dial.host()).unwrap_or(HeaderValue::from_static("localhost"))
 }
 
 fn upstream_uri(asked: &Asked, prefix: &str, spelling: Option<&str>) -> Uri {

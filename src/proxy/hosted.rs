@@ -127,7 +127,7 @@ impl Hosted<'_> {
         for (name, value) in &self.provider.headers {
             head.insert(HeaderName::try_from(name).ok()?, secret(value.expose())?);
         }
-        head.insert(HOST, self.host());
+        head.insert(HOST, host_of(&self.provider.dial()));
         if let Ok(id) = HeaderValue::from_str(&q.asked.request_id) {
             head.insert("x-request-id", id);
         }
@@ -139,17 +139,6 @@ impl Hosted<'_> {
         *request.uri_mut() = path.parse().ok()?;
         *request.headers_mut() = head;
         Some(request)
-    }
-
-    /// `Host`: without the port that goes without saying.
-    fn host(&self) -> HeaderValue {
-        let server = &self.provider.server;
-        match (server.tls, server.port) {
-            (true, 443) | (false, 80) => {
-                HeaderValue::from_str(&server.host).unwrap_or(HeaderValue::from_static("localhost"))
-            }
-            _ => host_of(&self.provider.dial()),
-        }
     }
 
     /// Whether it may be asked now, or why it is passed over.

@@ -1,5 +1,6 @@
 //! Ways to reach a peer, and the doors a request comes in by.
 
+use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -98,6 +99,43 @@ impl Dial {
             Dial::Hosted { .. } => PathKind::Hosted,
         }
     }
+
+    /// What stands in `Host` (RFC 9110, section 7.2): the configured name, without the port that
+    /// goes without saying. An engine of a node takes no other name than its own machine's.
+    pub fn host(&self) -> String {
+        match self {
+            Dial::Loopback(addr) | Dial::Tailnet(addr) | Dial::Lan { addr, .. } => {
+                format!("localhost:{}", addr.port())
+            }
+            Dial::Configured { host, port, tls } | Dial::Hosted { host, port, tls, .. } => {
+                match (tls, port) {
+                    (true, 443) | (false, 80) => bracketed(host).into_owned(),
+                    _ => format!("{}:{port}", bracketed(host)),
+                }
+            }
+        }
+    }
+
+    /// The root of its URLs, as it is shown.
+    pub fn url(&self) -> String {
+        match self {
+            Dial::Loopback(addr) | Dial::Tailnet(addr) | Dial::Lan { addr, .. } => {
+                format!("http://{addr}")
+            }
+            Dial::Configured { host, port, tls } | Dial::Hosted { host, port, tls, .. } => {
+                let scheme = if *tls { "https" } else { "http" };
+                format!("{scheme}://{}:{port}", bracketed(host))
+            }
+        }
+    }
+}
+
+/// A host as it stands in a URL: an IPv6 address in brackets.
+fn bracketed(host: &str) -> Cow<'_, str> {
+    match host.contains(':') {
+        true => format!("[{host}]").into(),
+        false => host.into(),
+    }
 }
 
 /// By which door a request came in. Trust is fixed by it when the door is opened.
@@ -122,5 +160,31 @@ impl ListenerKind {
             ListenerKind::Lan => "lan",
             ListenerKind::Admin => "admin",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_has_its_port_unless_it_goes_without_saying() {
+        let server = |host: &str, port, tls| Dial::Configured { host: host.into(), port, tls };
+        let check = |dial: Dial, host: &str, url: &str| {
+            assert_eq!((dial.host(), dial.url()), (host.into(), url.into()));
+        };
+        check(server("nas", 11434, false), "nas:11434", "http://nas:11434");
+        check(server("nas", 80, false), "nas", "http://nas:80");
+        check(server("nas", 80, true), "nas:80", "https://nas:80");
+        check(server("api.test", 443, true), "api.test", "https://api.test:443");
+        check(server("fd00::5", 8080, false), "[fd00::5]:8080", "http://[fd00::5]:8080");
+        check(server("fd00::5", 443, true), "[fd00::5]", "https://[fd00::5]:443");
+        let node = |addr: &str| addr.parse::<SocketAddr>().unwrap();
+        check(
+            Dial::Tailnet(node("100.64.0.7:11434")),
+            "localhost:11434",
+            "http://100.64.0.7:11434",
+        );
+        check(Dial::Loopback(node("[::1]:8080")), "localhost:8080", "http://[::1]:8080");
     }
 }
