@@ -229,6 +229,7 @@ fn endpoints(node: &Node) -> Vec<Value> {
             json!({
                 "kind": e.kind.label(), "url": e.url,
                 "version": e.version.as_deref().map(plain), "state": state(e.up),
+                "unlisted": e.unlisted.iter().map(|name| words(name)).collect::<Vec<_>>(),
             })
         })
         .collect()

@@ -13,6 +13,7 @@ pub mod attempt;
 pub mod browser;
 pub mod echo;
 pub mod ending;
+pub mod engine_id;
 pub mod error;
 #[cfg(test)]
 mod golden;

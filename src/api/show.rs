@@ -134,7 +134,7 @@ pub struct LoadedRow {
 /// A row of `/v1/models`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ModelRow {
-    /// The name as that engine spells it.
+    /// The name as that engine spells it, or a path.
     pub name: String,
     /// The context window, where the server says (vLLM, llama.cpp, LM Studio).
     pub context: Option<u64>,
@@ -190,7 +190,7 @@ pub fn model_rows(body: &[u8]) -> Option<Vec<ModelRow>> {
             .or_else(|| positive(row.get("max_context_length")))
             .or_else(|| positive(meta.and_then(|m| m.get("n_ctx_train"))));
         Some(ModelRow {
-            name: name(&row, &["id"])?,
+            name: text(&row, &["id"], MAX_PATH)?,
             context,
             owner: row.get("owned_by").and_then(Value::as_str).unwrap_or_default().to_owned(),
             row,
@@ -209,8 +209,12 @@ fn rows(body: &[u8], field: &str) -> Option<Vec<Value>> {
 }
 
 fn name(row: &Value, fields: &[&str]) -> Option<String> {
+    text(row, fields, MAX_NAME)
+}
+
+fn text(row: &Value, fields: &[&str], most: usize) -> Option<String> {
     let name = fields.iter().find_map(|f| row.get(f).and_then(Value::as_str))?;
-    let usable = !name.is_empty() && name.len() <= MAX_NAME && !name.contains(char::is_control);
+    let usable = !name.is_empty() && name.len() <= most && !name.contains(char::is_control);
     usable.then(|| name.to_owned())
 }
 

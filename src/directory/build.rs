@@ -214,6 +214,7 @@ fn place(
             default_ctx: engine.default_ctx,
             up: engine.up,
             url: engine.url.clone(),
+            unlisted: engine.unlisted.clone(),
         }));
     }
     let ours = state.this.principal.as_ref();
@@ -264,6 +265,7 @@ fn offer(
         endpoint: endpoint.clone(),
         key,
         name: model.name,
+        id: model.id,
         digest: model.digest,
         weights: model.weights,
         class,

@@ -220,6 +220,8 @@ pub struct EngineListing {
     pub url: String,
     /// What it has.
     pub models: Vec<ModelListing>,
+    /// What it has and no model can be called here; without the folders of paths.
+    pub unlisted: Vec<Arc<str>>,
 }
 
 /// One model at one engine.
@@ -227,6 +229,8 @@ pub struct EngineListing {
 pub struct ModelListing {
     /// Its name as the engine lists it.
     pub name: Arc<str>,
+    /// What the engine itself calls it, where that is no name for others (a path). Never told.
+    pub id: Option<Arc<str>>,
     /// Manifest digest.
     pub digest: Option<Digest>,
     /// Digest of the weights.

@@ -243,12 +243,14 @@ fn read_engine(engine: Engine) -> EngineListing {
         up: true,
         url: String::new(),
         models: engine.models.into_iter().map(read_model).collect(),
+        unlisted: Vec::new(),
     }
 }
 
 fn read_model(model: Model) -> ModelListing {
     ModelListing {
         name: model.name.into(),
+        id: None,
         digest: model.digest,
         weights: model.weights,
         content: model.content,

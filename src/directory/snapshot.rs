@@ -248,6 +248,8 @@ pub struct Endpoint {
     pub up: bool,
     /// A URL for showing; empty for a rich peer's engines.
     pub url: String,
+    /// Models of its that no model can be called here.
+    pub unlisted: Vec<Arc<str>>,
 }
 
 /// A model and everybody who has it.
@@ -286,6 +288,8 @@ pub struct Offer {
     /// Its name as that engine lists it: what that engine is asked for when the caller's
     /// spelling would not do (aliases).
     pub name: Arc<str>,
+    /// What that engine has to be asked for instead, where its own word is no name for others.
+    pub id: Option<Arc<str>>,
     /// Manifest digest, if the engine says one.
     pub digest: Option<Digest>,
     /// Digest of the weights, if known.

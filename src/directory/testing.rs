@@ -48,6 +48,7 @@ pub(crate) fn peer(name: &str, last: u8) -> Peer {
 pub(crate) fn model(name: &str) -> ModelListing {
     ModelListing {
         name: name.into(),
+        id: None,
         digest: Some(Digest("d1".into())),
         weights: None,
         content: None,
@@ -80,6 +81,7 @@ pub(crate) fn engine(name: &str, models: Vec<ModelListing>) -> EngineListing {
         up: true,
         url: String::new(),
         models,
+        unlisted: Vec::new(),
     }
 }
 

@@ -416,6 +416,7 @@ fn same_engines(a: &[EngineListing], b: &[EngineListing]) -> bool {
                 && a.default_ctx == b.default_ctx
                 && a.up == b.up
                 && a.url == b.url
+                && a.unlisted == b.unlisted
                 && a.models.len() == b.models.len()
                 && a.models.iter().zip(&b.models).all(|(a, b)| same_model(a, b))
         })
@@ -423,6 +424,7 @@ fn same_engines(a: &[EngineListing], b: &[EngineListing]) -> bool {
 
 fn same_model(a: &ModelListing, b: &ModelListing) -> bool {
     a.name == b.name
+        && a.id == b.id
         && a.digest == b.digest
         && a.weights == b.weights
         && a.content == b.content

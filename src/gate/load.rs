@@ -213,6 +213,7 @@ mod tests {
             default_ctx: None,
             up: true,
             url: String::new(),
+            unlisted: Vec::new(),
         };
         OllamaLoader::new(Pool::new(connector, clock, &Timing::shrunk()), clock, &endpoint)
     }

@@ -319,6 +319,7 @@ fn endpoint(kind: EngineKind, slots: Option<u32>) -> Endpoint {
         default_ctx: None,
         up: true,
         url: String::new(),
+        unlisted: Vec::new(),
     }
 }
 

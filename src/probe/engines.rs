@@ -13,10 +13,11 @@ use tokio::sync::{Notify, watch};
 
 use super::ask::{AskError, Asker, Target};
 use super::identify::{Identity, NoEngine, identify, is_ours};
-use super::list;
+use super::list::{self, Held};
 use super::shows::Shows;
 use crate::config::LocalEngine;
 use crate::directory::{Directory, EngineListing, Event, ModelListing};
+use crate::telemetry::plain;
 use crate::types::{Dial, EngineKind, NodeId};
 
 /// Where engines usually listen. 11435 is where an Ollama goes that left its port to us.
@@ -57,6 +58,7 @@ struct Found {
     name: Arc<str>,
     identity: Identity,
     models: Vec<ModelListing>,
+    unlisted: Vec<Arc<str>>,
     up: bool,
 }
 
@@ -65,7 +67,7 @@ enum Seen {
     /// It was not its turn.
     Skipped,
     Nothing,
-    Engine(Identity, Vec<ModelListing>),
+    Engine(Identity, Held),
 }
 
 impl Engines {
@@ -189,12 +191,12 @@ impl Place {
             },
         };
         match models(ask, &self.to, identity.kind).await {
-            Ok(Some(mut models)) => {
-                shows.fill(&NodeId::This, &mut models);
+            Ok(Some(mut held)) => {
+                shows.fill(&NodeId::This, &mut held.models);
                 if identity.kind == EngineKind::Ollama {
-                    mark_loaded(ask, &self.to, &mut models).await;
+                    mark_loaded(ask, &self.to, &mut held.models).await;
                 }
-                Seen::Engine(identity, models)
+                Seen::Engine(identity, held)
             }
             _ => Seen::Nothing,
         }
@@ -209,11 +211,19 @@ impl Place {
                     found.up = false;
                 }
             }
-            Seen::Engine(identity, models) => {
+            Seen::Engine(identity, Held { models, unlisted }) => {
                 self.misses = 0;
                 let same = self.found.take().filter(|f| f.identity.kind == identity.kind);
+                let said = same.as_ref().map_or(&[][..], |found| &found.unlisted);
+                for model in unlisted.iter().filter(|model| !said.contains(model)) {
+                    tracing::warn!(
+                        url = %self.url, model = %plain(model),
+                        "a model cannot be listed: no model can be called that here, or another \
+                         is; start {} with {}", identity.kind.label(), naming(identity.kind),
+                    );
+                }
                 let name = same.map_or_else(|| new_name(identity.kind, named), |f| f.name);
-                self.found = Some(Found { name, identity, models, up: true });
+                self.found = Some(Found { name, identity, models, unlisted, up: true });
             }
         }
     }
@@ -232,7 +242,17 @@ impl Place {
             up: found.up,
             url: self.url.clone(),
             models: found.models.clone(),
+            unlisted: found.unlisted.clone(),
         })
+    }
+}
+
+/// How an engine is told what to call its model.
+fn naming(kind: EngineKind) -> &'static str {
+    match kind {
+        EngineKind::Vllm => "--served-model-name NAME",
+        EngineKind::LlamaCpp => "--alias NAME",
+        _ => "another name for it",
     }
 }
 
@@ -251,17 +271,18 @@ pub(super) async fn models(
     ask: &Asker,
     to: &Target,
     kind: EngineKind,
-) -> Result<Option<Vec<ModelListing>>, AskError> {
+) -> Result<Option<Held>, AskError> {
     if kind == EngineKind::Ollama {
         let tags = ask.get(to, "/api/tags", None).await?;
-        return Ok(list::tags(&tags.body).filter(|_| tags.is_ok()));
+        let models = list::tags(&tags.body).filter(|_| tags.is_ok());
+        return Ok(models.map(|models| Held { models, unlisted: Vec::new() }));
     }
     let answer = ask.get(to, "/v1/models", None).await?;
-    let mut models = list::openai(kind, &answer.body).filter(|_| answer.is_ok());
-    if let (EngineKind::LmStudio, Some(models)) = (kind, &mut models) {
-        list::lm_studio(models, &ask.get(to, "/api/v0/models", None).await?.body);
+    let mut held = list::openai(kind, &answer.body).filter(|_| answer.is_ok());
+    if let (EngineKind::LmStudio, Some(held)) = (kind, &mut held) {
+        list::lm_studio(&mut held.models, &ask.get(to, "/api/v0/models", None).await?.body);
     }
-    Ok(models)
+    Ok(held)
 }
 
 /// Adds what is in memory. A list without it is still a list.

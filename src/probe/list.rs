@@ -4,10 +4,10 @@
 
 use std::sync::Arc;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::api::show::{self, Shown};
-use crate::api::wire;
+use crate::api::{engine_id, wire};
 use crate::directory::{EngineListing, ModelListing};
 use crate::types::{Capabilities, Dial, Digest, EngineKind, ModelKey};
 
@@ -27,6 +27,7 @@ pub(super) fn tags(body: &[u8]) -> Option<Vec<ModelListing>> {
 fn named(name: &str, row: Value) -> ModelListing {
     ModelListing {
         name: name.into(),
+        id: None,
         digest: None,
         weights: None,
         content: None,
@@ -81,17 +82,52 @@ pub(super) fn loaded(models: &mut [ModelListing], body: &[u8]) -> bool {
     true
 }
 
-/// The rows of `/v1/models` of an engine that is not Ollama.
-pub(super) fn openai(kind: EngineKind, body: &[u8]) -> Option<Vec<ModelListing>> {
+/// The rows of `/v1/models` of an engine that is not Ollama, each under a name that it can have
+/// here; what has none comes second.
+pub(super) fn openai(kind: EngineKind, body: &[u8]) -> Option<Held> {
     // These two hold what they list in memory, with the window they say.
     let in_memory = matches!(kind, EngineKind::Vllm | EngineKind::LlamaCpp);
-    let rows = show::model_rows(body)?.into_iter().map(|row| ModelListing {
-        context: row.context,
-        size: row.row.pointer("/meta/size").and_then(Value::as_u64).unwrap_or(0),
-        loaded_ctx: if in_memory { row.context.unwrap_or(1) } else { 0 },
-        ..named(&row.name, row.row)
-    });
-    Some(rows.collect())
+    let mut held = Held::default();
+    for row in show::model_rows(body)? {
+        let name = engine_id::listed(&row.name);
+        // Of two with one name the second could never be meant.
+        let key = name.as_deref().and_then(|name| ModelKey::parse(name).ok());
+        let twice = held.models.iter().any(|m| ModelKey::parse(&m.name).ok() == key);
+        let Some(name) = name.filter(|_| !twice) else {
+            held.unlisted.push(engine_id::last(&row.name).into());
+            continue;
+        };
+        let id = (*name != *row.name).then(|| row.name.as_str().into());
+        held.models.push(ModelListing {
+            id,
+            context: row.context,
+            size: row.row.pointer("/meta/size").and_then(Value::as_u64).unwrap_or(0),
+            loaded_ctx: if in_memory { row.context.unwrap_or(1) } else { 0 },
+            ..named(&name, openai_row(&name, &row, in_memory))
+        });
+    }
+    Some(held)
+}
+
+/// What others are told of a row: the rest may name files, and may be another one each time
+/// (llama.cpp and vLLM say that a model was made when they are asked).
+fn openai_row(name: &str, row: &show::ModelRow, now: bool) -> Value {
+    let mut told = json!({ "id": name, "object": "model" });
+    if let Some(created) = row.row.get("created").filter(|created| created.is_i64() && !now) {
+        told["created"] = created.clone();
+    }
+    if !row.owner.is_empty() {
+        told["owned_by"] = row.owner.as_str().into();
+    }
+    told
+}
+
+/// What an engine holds.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Held {
+    pub(super) models: Vec<ModelListing>,
+    /// What no model can be called here.
+    pub(super) unlisted: Vec<Arc<str>>,
 }
 
 /// Adds what LM Studio's own list knows: kinds, windows, what is in memory.
@@ -100,7 +136,8 @@ pub(super) fn lm_studio(models: &mut [ModelListing], body: &[u8]) {
         let row = row.row;
         let text = |field: &str| row.get(field).and_then(Value::as_str).unwrap_or_default();
         let number = |field: &str| row.get(field).and_then(Value::as_u64);
-        let Some(model) = models.iter_mut().find(|m| *m.name == *text("id")) else { continue };
+        let is = |m: &&mut ModelListing| *m.id.as_deref().unwrap_or(&m.name) == *text("id");
+        let Some(model) = models.iter_mut().find(is) else { continue };
         model.context = number("max_context_length");
         model.capabilities = match text("type") {
             "embeddings" => Capabilities::from_words(["embedding"]),
@@ -131,6 +168,7 @@ pub(super) fn offers(offers: wire::Offers, dial: &Dial) -> Vec<EngineListing> {
             up: engine.up,
             url: String::new(),
             models: Vec::new(),
+            unlisted: Vec::new(),
         })
         .collect();
     for offer in offers.offers {

@@ -12,12 +12,10 @@ use http::StatusCode;
 use super::ask::{Answer, AskError, Asker, Target};
 use super::engines;
 use super::identify::{Identity, NoEngine, identify};
-use super::list;
+use super::list::{self, Held};
 use super::shows::Shows;
 use crate::api::{attempt, wire};
-use crate::directory::{
-    Directory, EngineListing, Event, Grant, Listing, ModelListing, Peer, Server,
-};
+use crate::directory::{Directory, EngineListing, Event, Grant, Listing, Peer, Server};
 use crate::net::home::{self, Belongs, Homes};
 use crate::types::{Dial, EngineKind, NodeId, NodeKind};
 
@@ -353,7 +351,7 @@ async fn look_at_engine(tools: &Tools, to: &Target, memory: &mut Memory) -> Resu
     // The quickest of its routes measures the way; lists take longer than a round trip.
     let answer = tools.ask.get(to, "/api/version", None).await?;
     let models = engines::models(&tools.ask, to, identity.kind).await?;
-    let mut models: Vec<ModelListing> = models.ok_or(Why::NoServer)?;
+    let Held { mut models, unlisted } = models.ok_or(Why::NoServer)?;
     tools.shows.fill(&to.node, &mut models);
     if identity.kind == EngineKind::Ollama {
         engines::mark_loaded(&tools.ask, to, &mut models).await;
@@ -376,6 +374,7 @@ async fn look_at_engine(tools: &Tools, to: &Target, memory: &mut Memory) -> Resu
             up: true,
             url: format!("{}{}", to.dial.url(), to.prefix),
             models,
+            unlisted,
         }],
     };
     let (kind, identity) = (NodeKind::Bare, Some(identity));

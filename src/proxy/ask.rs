@@ -55,7 +55,8 @@ impl Ask<'_> {
         // Other engines than Ollama compare names byte by byte.
         let literal =
             offer.endpoint.kind != EngineKind::Ollama && offer.node.kind != NodeKind::Rich;
-        let wanted = if literal { &offer.name } else { &self.model.bare };
+        let own = offer.id.as_ref().unwrap_or(&offer.name);
+        let wanted = if literal { own } else { &self.model.bare };
         (**wanted != *self.model.spelling).then(|| Arc::clone(wanted))
     }
 

@@ -13,7 +13,7 @@ use crate::api::route::{Class, redirect_body};
 use crate::api::{self, browser, show, union};
 use crate::directory::{Offer, Snapshot};
 use crate::net::Body;
-use crate::types::{ModelKey, NodeKind, NodeName, Op, RequestedModel, Verb};
+use crate::types::{EngineKind, ModelKey, NodeKind, NodeName, Op, RequestedModel, Verb};
 
 use super::asked::Asked;
 use super::error::{self, Failure, full, plain};
@@ -202,7 +202,8 @@ pub(crate) fn known(asked: &Asked, plan: &Plan, model: &RequestedModel) -> Optio
             served_by(&mut response, offer.node.name.as_str(), 0);
             Some(response)
         }
-        Op::Model if !live || asked.is_mesh() => {
+        // Other engines than Ollama have no such route.
+        Op::Model if !live || asked.is_mesh() || offer.endpoint.kind != EngineKind::Ollama => {
             let body = union::model(&offer.row, &model.spelling);
             let mut response = plain(StatusCode::OK, "application/json", body);
             served_by(&mut response, offer.node.name.as_str(), 0);

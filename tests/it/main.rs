@@ -28,6 +28,7 @@ mod mesh_list;
 mod mesh_stream;
 mod moves;
 mod one_node;
+mod other_engine;
 mod provider;
 mod providers;
 mod rates;

@@ -1,5 +1,7 @@
-//! A hosted provider for tests: it answers what it was told to, and remembers what it was asked.
+//! A hosted provider, or an engine that is no Ollama, for tests: it answers what it was told to,
+//! and remembers what it was asked.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -43,6 +45,8 @@ pub(crate) struct Provider {
 #[derive(Debug)]
 struct Shared {
     reply: Mutex<Reply>,
+    /// By path, before that.
+    at: Mutex<HashMap<String, Reply>>,
     seen: Mutex<Vec<Seen>>,
     connections: Mutex<usize>,
 }
@@ -59,6 +63,7 @@ impl Provider {
         let addr = listener.local_addr().unwrap();
         let shared = Arc::new(Shared {
             reply: Mutex::new(reply),
+            at: Mutex::default(),
             seen: Mutex::default(),
             connections: Mutex::default(),
         });
@@ -84,6 +89,11 @@ impl Provider {
 
     pub(crate) fn says(&self, reply: Reply) {
         *self.shared.reply.lock() = reply;
+    }
+
+    /// What it says at one path.
+    pub(crate) fn says_at(&self, path: &str, reply: Reply) {
+        self.shared.at.lock().insert(path.to_owned(), reply);
     }
 
     pub(crate) fn seen(&self) -> Vec<Seen> {
@@ -121,8 +131,9 @@ async fn serve(mut stream: TcpStream, shared: Arc<Shared>) {
     }
     let path = String::from_utf8_lossy(&bytes).split(' ').nth(1).unwrap_or_default().to_owned();
     let body = serde_json::from_slice(&bytes[end..]).unwrap_or_default();
+    let at = shared.at.lock().get(&path).cloned();
     shared.seen.lock().push(Seen { path, head, body });
-    let Reply { status, headers, body } = shared.reply.lock().clone();
+    let Reply { status, headers, body } = at.unwrap_or_else(|| shared.reply.lock().clone());
     let mut answer = format!("HTTP/1.1 {status} X\r\nconnection: close\r\n");
     for (name, value) in headers {
         answer.push_str(&format!("{name}: {value}\r\n"));

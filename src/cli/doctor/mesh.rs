@@ -1,4 +1,5 @@
-//! What the running node knows of the mesh: the rung, pins, who would refuse whom.
+//! What the running node knows of the mesh: the rung, pins, who would refuse whom, and what of
+//! its own engines it cannot list.
 //!
 //! In flows its status, out flow lines. An outage is no fault of this machine and a missing
 //! pin costs nothing while the tailnet lives, so none of these is bad.
@@ -14,6 +15,7 @@ use crate::telemetry::plain;
 /// What the status says of the mesh; nothing where nobody runs, or where there is none.
 pub(super) fn judge(status: &Value, now: SystemTime) -> Vec<Line> {
     let mut lines: Vec<Line> = rung(status, now).into_iter().collect();
+    lines.extend(list(&status["node"]["endpoints"]).filter_map(unlisted));
     lines.extend(unpinned(status));
     for pin in list(&status["pins"]) {
         lines.extend(of_pin(pin));
@@ -48,6 +50,23 @@ fn rung(status: &Value, now: SystemTime) -> Option<Line> {
             "tailscale status   (tailherd status --all shows who was seen)",
         ),
         _ => return None,
+    })
+}
+
+/// Models of an engine that nobody can ask for.
+fn unlisted(endpoint: &Value) -> Option<Line> {
+    let names: Vec<String> = list(&endpoint["unlisted"]).map(words).collect();
+    (!names.is_empty()).then(|| {
+        note(
+            format!(
+                "of {} at {} not listed, because no model can be called that here or another is: {}",
+                words(&endpoint["kind"]),
+                words(&endpoint["url"]),
+                names.join(", ")
+            ),
+            "give it a name of letters, digits, `.`, `-` and `_` (llama-server --alias NAME, vllm \
+             --served-model-name NAME)",
+        )
     })
 }
 
@@ -200,6 +219,20 @@ mod tests {
         );
         says(&pin("live", true, "another key: tailherd trust accept gpu"), &["another key"]);
         assert!(lines(&pin("live", true, "")).is_empty());
+    }
+
+    #[test]
+    fn what_an_engine_has_and_nobody_can_ask_for_is_named_with_what_names_it() {
+        let endpoint = |unlisted: Value| {
+            let url = "http://127.0.0.1:8080";
+            let odd = json!({ "kind": "llama.cpp", "url": url, "unlisted": unlisted });
+            json!({ "node": { "endpoints": [odd, { "kind": "ollama", "url": "", "unlisted": [] }] } })
+        };
+        says(
+            &endpoint(json!(["my model.gguf"])),
+            &["llama.cpp at http://127.0.0.1:8080", ": my model.gguf ->", "--alias NAME"],
+        );
+        assert!(lines(&endpoint(json!([]))).is_empty());
     }
 
     #[test]
