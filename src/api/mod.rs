@@ -9,6 +9,7 @@
 //! in another dialect ([`translate`]). Nothing here waits, opens a socket or
 //! reads a clock, and nothing here panics on what a network sends.
 
+pub mod about;
 pub mod attempt;
 pub mod browser;
 pub mod echo;

@@ -15,6 +15,7 @@ use super::event::{EngineListing, ModelListing, Settings};
 use super::snapshot::{Endpoint, Lost, Model, Node, Offer, Path, Snapshot, Unused};
 use super::union;
 use super::writer::{State, distinct};
+use crate::api::translate::Translation;
 use crate::types::{
     Dial, Digest, EngineKind, ModelKey, Moment, NodeId, NodeKind, NodeName, Principal,
 };
@@ -206,7 +207,11 @@ fn place(
             id: state.endpoint_id(&keyed, &engine.name),
             name: engine.name.clone(),
             kind: engine.kind,
-            apis: engine.apis,
+            apis: match (source.kind, engine.kind) {
+                (NodeKind::Rich, _) | (_, EngineKind::Ollama) => engine.apis,
+                _ => Translation::reaches(engine.apis),
+            },
+            native: engine.apis,
             version: engine.version.clone(),
             dial: engine.dial.clone(),
             prefix: engine.prefix.clone(),

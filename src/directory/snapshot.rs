@@ -232,8 +232,11 @@ pub struct Endpoint {
     pub name: Arc<str>,
     /// What it is.
     pub kind: EngineKind,
-    /// The dialects it speaks.
+    /// The dialects in which it can be asked: those it speaks, and of an engine that we ask
+    /// ourselves those that can be put into them.
     pub apis: ApiSet,
+    /// Of these, what it speaks itself; a peer with a sidecar does not say which those are.
+    pub native: ApiSet,
     /// Its version, as it says.
     pub version: Option<String>,
     /// Where it is, for this node's own engines and bare peers.

@@ -206,6 +206,7 @@ mod tests {
             name: "ollama".into(),
             kind: EngineKind::Ollama,
             apis: ApiSet::ALL,
+            native: ApiSet::ALL,
             version: None,
             dial,
             prefix: "/base".into(),

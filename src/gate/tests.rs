@@ -312,6 +312,7 @@ fn endpoint(kind: EngineKind, slots: Option<u32>) -> Endpoint {
         name: "ollama".into(),
         kind,
         apis: ApiSet::ALL,
+        native: ApiSet::ALL,
         version: None,
         dial: Dial::Loopback(([127, 0, 0, 1], 1).into()),
         prefix: "".into(),

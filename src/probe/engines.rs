@@ -282,6 +282,9 @@ pub(super) async fn models(
     if let (EngineKind::LmStudio, Some(held)) = (kind, &mut held) {
         list::lm_studio(&mut held.models, &ask.get(to, "/api/v0/models", None).await?.body);
     }
+    if let Some(held) = &mut held {
+        list::told(kind, &mut held.models);
+    }
     Ok(held)
 }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
+use crate::api::about::About;
 use crate::api::show::{self, Shown};
 use crate::api::{engine_id, wire};
 use crate::directory::{EngineListing, ModelListing};
@@ -87,6 +88,7 @@ pub(super) fn loaded(models: &mut [ModelListing], body: &[u8]) -> bool {
 pub(super) fn openai(kind: EngineKind, body: &[u8]) -> Option<Held> {
     // These two hold what they list in memory, with the window they say.
     let in_memory = matches!(kind, EngineKind::Vllm | EngineKind::LlamaCpp);
+    let sees = multimodal(body);
     let mut held = Held::default();
     for row in show::model_rows(body)? {
         let name = engine_id::listed(&row.name);
@@ -103,16 +105,37 @@ pub(super) fn openai(kind: EngineKind, body: &[u8]) -> Option<Held> {
             context: row.context,
             size: row.row.pointer("/meta/size").and_then(Value::as_u64).unwrap_or(0),
             loaded_ctx: if in_memory { row.context.unwrap_or(1) } else { 0 },
-            ..named(&name, openai_row(&name, &row, in_memory))
+            capabilities: match sees.contains(&row.name) || reads_images(&row.row) {
+                true => Capabilities::from_words(["completion", "tools", "vision"]),
+                false => Capabilities::default(),
+            },
+            ..named(&name, openai_row(&row, in_memory))
         });
     }
     Some(held)
 }
 
+/// The models that llama.cpp's server says it shows images to, in a list of its own beside.
+fn multimodal(body: &[u8]) -> Vec<String> {
+    let body: Value = serde_json::from_slice(body).unwrap_or_default();
+    let rows = body["models"].as_array().into_iter().flatten();
+    let sees = rows.filter(|row| {
+        let words = row["capabilities"].as_array().into_iter().flatten();
+        words.filter_map(Value::as_str).any(|word| word == "multimodal")
+    });
+    sees.filter_map(|row| Some(row["model"].as_str()?.to_owned())).collect()
+}
+
+/// The same in a row of newer versions.
+fn reads_images(row: &Value) -> bool {
+    let kinds = row.pointer("/architecture/input_modalities").and_then(Value::as_array);
+    kinds.is_some_and(|kinds| kinds.iter().any(|kind| kind == "image"))
+}
+
 /// What others are told of a row: the rest may name files, and may be another one each time
 /// (llama.cpp and vLLM say that a model was made when they are asked).
-fn openai_row(name: &str, row: &show::ModelRow, now: bool) -> Value {
-    let mut told = json!({ "id": name, "object": "model" });
+fn openai_row(row: &show::ModelRow, now: bool) -> Value {
+    let mut told = json!({});
     if let Some(created) = row.row.get("created").filter(|created| created.is_i64() && !now) {
         told["created"] = created.clone();
     }
@@ -120,6 +143,25 @@ fn openai_row(name: &str, row: &show::ModelRow, now: bool) -> Value {
         told["owned_by"] = row.owner.as_str().into();
     }
     told
+}
+
+/// Makes of what is known of models at an engine of another kind what Ollama would say of them.
+pub(super) fn told(kind: EngineKind, models: &mut [ModelListing]) {
+    for model in models {
+        let about = About {
+            name: &model.name,
+            format: if kind == EngineKind::LlamaCpp { "gguf" } else { "" },
+            family: kind.label(),
+            context: model.context,
+            size: model.size,
+            can: model.capabilities,
+        };
+        let mut row = about.row();
+        for (name, value) in model.row.as_object().into_iter().flatten() {
+            row[name] = value.clone();
+        }
+        (model.show, model.row) = (Some(Arc::new(about.show_bytes())), Arc::new(row));
+    }
 }
 
 /// What an engine holds.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, HOST, HeaderValue};
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderValue};
 use http::{HeaderMap, Request, Uri};
 
 use crate::api::attempt;
@@ -24,6 +24,7 @@ use super::asked::Asked;
 use super::chain::Taken;
 use super::replay::{Held, Uplink};
 use super::wait::{Chosen, Pass};
+use super::words::Words;
 
 /// A body of so many bytes takes no time worth counting to be sent.
 const QUICK_BODY: u64 = 64 * 1024;
@@ -74,6 +75,24 @@ impl Ask<'_> {
         *request.method_mut() = self.asked.head.method.clone();
         *request.uri_mut() = upstream_uri(self.asked, prefix, self.spelling(offer).as_deref());
         *request.headers_mut() = self.headers(dial, target, sent);
+        request
+    }
+
+    /// The same in an engine's own words.
+    pub(crate) fn translated(&self, words: &Words, to: (&Dial, &str, Target)) -> Request<Body> {
+        let (dial, prefix, target) = to;
+        let body = self.held.attempt(vec![words.body.clone()], self.held.frames().len());
+        let mut request = Request::new(body);
+        *request.method_mut() = self.asked.head.method.clone();
+        let path = format!("{prefix}{}", words.path);
+        *request.uri_mut() = path.parse().unwrap_or_else(|_| Uri::from_static("/"));
+        let mut headers = self.headers(dial, target, None);
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        // What a caller says of his own dialect means nothing in another.
+        for name in ["anthropic-version", "anthropic-beta", "openai-beta"] {
+            headers.remove(name);
+        }
+        *request.headers_mut() = headers;
         request
     }
 

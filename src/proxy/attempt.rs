@@ -21,7 +21,7 @@ use crate::api::headers::{self, Target};
 use crate::directory::{Event, Offer, Path, PathCell, Rate, Sent};
 use crate::gate::{self, Entered};
 use crate::net::PooledBody;
-use crate::types::{Dial, NodeKind, Op};
+use crate::types::{Dial, Moment, NodeKind, Op};
 
 use super::Proxy;
 use super::ask::Ask;
@@ -30,9 +30,12 @@ use super::told;
 use super::vigil::vigil;
 use super::wait::{self, Chosen, Pass};
 use super::way::{self, Ways};
+use super::words::{self, Back, Retelling, Unsaid, Words};
 
 /// Longest upstream error body that is read.
 const ERROR_BODY: usize = 64 * 1024;
+/// Longest answer in one piece that is translated.
+const ANSWER_BODY: usize = 64 << 20;
 /// Bodies larger than this say how fast a way is.
 const LARGE: u64 = 1 << 20;
 
@@ -46,6 +49,7 @@ pub(crate) struct Accepted {
     pub(crate) path: Option<Arc<PathCell>>,
     pub(crate) started: crate::types::Moment,
     pub(crate) waited: Duration,
+    pub(crate) retelling: Option<Retelling>,
 }
 
 /// Why a try ended before the first byte. The label of `tailherd_attempts_total`.
@@ -152,6 +156,8 @@ pub(crate) async fn attempt(
     chosen: &Chosen<'_>,
 ) -> Result<Accepted, Fail> {
     let (offer, others) = (chosen.offer, chosen.others);
+    let words = in_its_words(px, ask, offer).await?;
+    let words = words.as_ref();
     let started = px.clock.now();
     let inflight = ask.leaves(chosen, started);
     if offer.node.is_this() {
@@ -159,19 +165,30 @@ pub(crate) async fn attempt(
         let waited = px.clock.now().since(started);
         let dial = &offer.endpoint.dial;
         let prefix = &offer.endpoint.prefix;
-        let to = To { dial, prefix, target: Target::Engine, pass: None, uplink: None };
-        let (head, first, body) = send(px, ask, offer, to, None).await?;
+        let to = To { dial, prefix, target: Target::Engine, pass: None, uplink: None, words };
+        let (head, first, body, retelling) = send(px, ask, offer, to, None).await?;
         if ask.unload && head.status.is_success() {
             px.gates.of(&offer.endpoint).note_unloaded(offer.weights.as_ref(), &offer.key);
         }
-        return Ok(Accepted { head, first, body, inflight, ticket, path: None, started, waited });
+        let path = None;
+        return Ok(Accepted {
+            head,
+            first,
+            body,
+            inflight,
+            ticket,
+            path,
+            started,
+            waited,
+            retelling,
+        });
     }
-    let answered = move |path: &Arc<Path>, (head, first, body): Answer| {
+    let answered = move |path: &Arc<Path>, (head, first, body, retelling): Answer| {
         if path.cell.ok(px.clock.now(), None) {
             px.directory.send(Event::Paths(offer.node.id.clone()));
         }
         let (ticket, path, waited) = (None, Some(Arc::clone(&path.cell)), Duration::ZERO);
-        Accepted { head, first, body, inflight, ticket, path, started, waited }
+        Accepted { head, first, body, inflight, ticket, path, started, waited, retelling }
     };
     let mut ways = Ways::of(&offer.node);
     // Ways whose connect was late, to come back to when nothing else is left.
@@ -184,7 +201,7 @@ pub(crate) async fn attempt(
                 None => return Err(Fail::new(Reason::Connect, "no path")),
             },
         };
-        let fail = match on_path(px, ask, chosen, path, limit).await {
+        let fail = match on_path(px, ask, chosen, path, words, limit).await {
             Ok(sent) => return Ok(answered(path, sent)),
             Err(fail) => fail,
         };
@@ -201,7 +218,7 @@ pub(crate) async fn attempt(
             && !ways.more()
             && let Some(path) = way::called(px, &offer.node).await
         {
-            let sent = on_path(px, ask, chosen, &path, None).await?;
+            let sent = on_path(px, ask, chosen, &path, words, None).await?;
             return Ok(answered(&path, sent));
         }
         if !ways.more() && (others || late.is_empty()) {
@@ -226,6 +243,7 @@ async fn on_path(
     ask: &Ask<'_>,
     chosen: &Chosen<'_>,
     path: &Path,
+    words: Option<&Words>,
     limit: Option<Duration>,
 ) -> Result<Answer, Fail> {
     let offer = chosen.offer;
@@ -234,7 +252,7 @@ async fn on_path(
     let pass = rich.then(|| chosen.pass(px));
     let uplink = Some(&path.cell.uplink);
     let pass = pass.as_ref();
-    let to = To { dial: &path.dial, prefix: &path.prefix, target, pass, uplink };
+    let to = To { dial: &path.dial, prefix: &path.prefix, target, pass, uplink, words };
     tokio::select! {
         biased;
         sent = send(px, ask, offer, to, limit) => sent,
@@ -319,7 +337,7 @@ fn at_gate(ask: &Ask<'_>, refusal: gate::Refusal) -> Fail {
     Fail { reason, answer, text, retry_after, refused }
 }
 
-type Answer = (http::response::Parts, Option<Bytes>, PooledBody);
+type Answer = (http::response::Parts, Option<Bytes>, PooledBody, Option<Retelling>);
 
 /// Where a request goes on its way to an engine.
 #[derive(Clone, Copy)]
@@ -331,6 +349,37 @@ struct To<'a> {
     pass: Option<&'a Pass>,
     /// How fast bodies go there.
     uplink: Option<&'a Arc<Rate>>,
+    /// The request in the engine's words, if they are not the caller's.
+    words: Option<&'a Words>,
+}
+
+/// The request in words that an offer's engine knows, where those are not the caller's.
+async fn in_its_words(px: &Proxy, ask: &Ask<'_>, offer: &Offer) -> Result<Option<Words>, Fail> {
+    if words::way(ask.asked, offer).is_none() {
+        return Ok(None);
+    }
+    let said = |reason, status, text: String| {
+        let asked = ask.asked;
+        let (head, body) = super::error::engine_said(asked.api(), status, &text, &asked.request_id);
+        Fail { answer: Some((status, head, body)), ..Fail::new(reason, text) }
+    };
+    let read = super::question::read_all(px, ask.held).await;
+    read.map_err(|failure| said(Reason::Rejected, failure.status, failure.text))?;
+    let kind = offer.endpoint.kind.label();
+    if !ask.held.replayable() {
+        let text = format!(
+            "the model is at {kind}, which does not speak this dialect, and the request is too \
+             large to be put into another (limits.replayBytes)"
+        );
+        return Err(said(Reason::Dialect, StatusCode::PAYLOAD_TOO_LARGE, text));
+    }
+    Words::for_engine(ask, offer).map_err(|unsaid| match unsaid {
+        Unsaid::Wrong(why) => said(Reason::Rejected, StatusCode::BAD_REQUEST, why),
+        Unsaid::Cannot(why) => {
+            let text = format!("the model is at {kind}: {why}");
+            said(Reason::Dialect, StatusCode::BAD_REQUEST, text)
+        }
+    })
 }
 
 /// Connects, sends, and waits for the first byte of the answer's body.
@@ -348,7 +397,11 @@ async fn send(
         // Small bodies say nothing of the way.
         let large = ask.held.announced().is_none_or(|bytes| bytes > LARGE);
         let uplink = to.uplink.filter(|_| large).map(|rate| Uplink::new(rate, px.clock));
-        let request = ask.request(offer, to.dial, to.prefix, to.target, to.pass, uplink);
+        let request = match to.words {
+            Some(words) => ask.translated(words, (to.dial, to.prefix, to.target)),
+            None => ask.request(offer, to.dial, to.prefix, to.target, to.pass, uplink),
+        };
+        let sent = px.clock.now();
         let response = match lease.send(request).await {
             Ok(response) => response,
             // An idle connection that the other side had closed: nothing was lost, and a
@@ -359,7 +412,8 @@ async fn send(
             }
             Err(error) => return Err(Fail::new(Reason::Reset, error.to_string())),
         };
-        return accept(px, ask, offer, response).await;
+        let back = to.words.and_then(|words| words.back.as_ref());
+        return accept(px, ask, offer, response, back, sent).await;
     }
 }
 
@@ -369,6 +423,8 @@ async fn accept(
     ask: &Ask<'_>,
     offer: &Offer,
     response: Response<PooledBody>,
+    back: Option<&Back>,
+    sent: Moment,
 ) -> Result<Answer, Fail> {
     let (mut head, mut body) = response.into_parts();
     if offer.node.kind == NodeKind::Rich {
@@ -382,7 +438,8 @@ async fn accept(
         bounded(&mut body).await;
         return Err(Fail { retry_after: retry_after(&head.headers), ..Fail::refused(refused) });
     }
-    if let Some(reason) = bad_status(&head, ask.asked.route.op) {
+    let wrong = back.filter(|_| !head.status.is_success()).map(|_| Reason::Rejected);
+    if let Some(reason) = bad_status(&head, ask.asked.route.op).or(wrong) {
         let bytes = bounded(&mut body).await;
         let reason = match reason {
             // Ollama says 404 as JSON when it lacks the model, as text when it lacks the route.
@@ -393,11 +450,11 @@ async fn accept(
         let retry_after = retry_after(&head.headers);
         let status = head.status;
         return match headers::response(status, &mut head.headers) {
-            Ok(()) => Err(Fail {
-                answer: Some((status, head.headers, bytes)),
-                retry_after,
-                ..Fail::new(reason, text)
-            }),
+            Ok(()) => {
+                let answer = (status, head.headers, bytes);
+                let answer = if back.is_some() { words::retell(ask.asked, answer) } else { answer };
+                Err(Fail { answer: Some(answer), retry_after, ..Fail::new(reason, text) })
+            }
             Err(_) => Err(Fail { retry_after, ..Fail::new(reason, text) }),
         };
     }
@@ -414,7 +471,40 @@ async fn accept(
             Some(Err(error)) => return Err(Fail::new(Reason::Reset, error.to_string())),
         }
     };
-    Ok((head, first, body))
+    let Some(back) = back else { return Ok((head, first, body, None)) };
+    retold(px, ask, back, (head, first, body), sent).await
+}
+
+/// An answer that has to be told in other words; one in one piece is read to its end first.
+async fn retold(
+    px: &Proxy,
+    ask: &Ask<'_>,
+    back: &Back,
+    (head, first, mut body): (http::response::Parts, Option<Bytes>, PooledBody),
+    sent: Moment,
+) -> Result<Answer, Fail> {
+    let kind = head.headers.get(http::header::CONTENT_TYPE).and_then(|v| v.to_str().ok());
+    if back.stream != kind.is_some_and(|kind| kind.starts_with("text/event-stream")) {
+        let text = "it answered with a stream, or with none, against what was asked";
+        return Err(Fail::new(Reason::BadAnswer, text));
+    }
+    if back.stream {
+        let retelling = Retelling { back: back.clone(), whole: None };
+        return Ok((head, first, body, Some(retelling)));
+    }
+    let mut all = first.map(Vec::from).unwrap_or_default();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| Fail::new(Reason::Reset, error.to_string()))?;
+        all.extend_from_slice(frame.data_ref().unwrap_or(&Bytes::new()));
+        if all.len() > ANSWER_BODY {
+            return Err(Fail::new(Reason::BadAnswer, "its answer is longer than any answer"));
+        }
+    }
+    let took = px.clock.now().since(sent);
+    let whole = back.clone().whole(ask.model, px.next_attempt_id(), &all, took);
+    let whole = whole.map_err(|why| Fail::new(Reason::BadAnswer, why))?;
+    let retelling = Retelling { back: back.clone(), whole: Some(whole) };
+    Ok((head, Some(all.into()), body, Some(retelling)))
 }
 
 /// Whether a sidecar says that it does not take the request now.

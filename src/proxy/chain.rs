@@ -16,18 +16,19 @@ use crate::api::hosted::Fit;
 use crate::api::peek::Peeked;
 use crate::config::Config;
 use crate::config::chains::{Chain, Chains, Meaning, Step};
-use crate::directory::Snapshot;
 use crate::directory::accounts::Skip;
+use crate::directory::{Offer, Snapshot};
 use crate::net::Body;
 use crate::telemetry::events::{Finished, timestamp};
 use crate::types::{
-    Blame, CallerKind, Moment, Op, Outcome, Principal, RequestedModel, Source, Verb, Who,
+    Blame, CallerKind, EngineKind, Moment, Op, Outcome, Principal, RequestedModel, Source, Verb,
+    Who,
 };
 
 use super::asked::Asked;
 use super::error::{Failure, plain};
 use super::hosted::{self, Answer, Hosted};
-use super::plan::{self, Planned};
+use super::plan::{self, Plan, Planned};
 use super::replay::Held;
 use super::serve::served_by;
 use super::wishes::Where;
@@ -174,6 +175,28 @@ fn described(px: &Proxy, q: &Question<'_>, chain: &Chain) -> Option<Response<Bod
     let mut response = plain(StatusCode::OK, kind, body);
     served_by(&mut response, &Hosted { provider, model }.label(), 0);
     Some(response)
+}
+
+/// A load or an unload of what only engines of other kinds than Ollama have: they keep in memory
+/// what they serve, and are not told to.
+pub(crate) fn kept(q: &Question<'_>, plan: &Plan) -> Result<Option<Response<Body>>, Failure> {
+    let op = q.asked.route.op;
+    let Some(offer) = plan.offers.first() else { return Ok(None) };
+    let ollama = |offer: &Arc<Offer>| offer.endpoint.kind == EngineKind::Ollama;
+    if !q.peeked.is_bare(q.asked.route.api, op) || plan.offers.iter().any(ollama) {
+        return Ok(None);
+    }
+    if q.unload {
+        let kind = offer.endpoint.kind.label();
+        return Err(Failure::caller(
+            StatusCode::BAD_REQUEST,
+            format!("model '{}' is at {kind}, which itself says what it unloads", q.model.bare),
+        ));
+    }
+    let kind = "application/json; charset=utf-8";
+    let mut response = plain(StatusCode::OK, kind, loaded(q, op == Op::Chat));
+    served_by(&mut response, offer.node.name.as_str(), 0);
+    Ok(Some(response))
 }
 
 /// Ollama's answer to a prompt that is none.

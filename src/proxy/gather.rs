@@ -196,7 +196,7 @@ pub(crate) fn known(asked: &Asked, plan: &Plan, model: &RequestedModel) -> Optio
             let body = show::blank_blob_path(offer.show.as_deref()?);
             Some(plain(StatusCode::OK, JSON, body))
         }
-        Op::Show if !live => {
+        Op::Show if !live || offer.endpoint.kind != EngineKind::Ollama => {
             let body = offer.show.as_deref()?;
             let mut response = plain(StatusCode::OK, JSON, Bytes::clone(body));
             served_by(&mut response, offer.node.name.as_str(), 0);

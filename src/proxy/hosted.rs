@@ -252,7 +252,7 @@ pub(crate) async fn attempt(
         let bytes = bytes.map_err(|fail| this.rested(fail))?;
         ending.feed(&bytes);
         let took = px.clock.now().since(started);
-        let answer = back.clone().whole(q, px.next_attempt_id(), &bytes, took);
+        let answer = back.clone().whole(q.model, px.next_attempt_id(), &bytes, took);
         whole = Some(answer.map_err(|_| odd("its answer could not be read"))?);
     }
     px.accounts.answered(provider, &model.id);
@@ -316,7 +316,7 @@ pub(crate) async fn attempt(
             match back {
                 Some(back) => {
                     let id = px.next_attempt_id();
-                    back.stream(q, id, relay, px.clock, started).boxed_unsync()
+                    back.stream(q.model, id, relay, px.clock, started).boxed_unsync()
                 }
                 None => relay.boxed_unsync(),
             }
@@ -396,7 +396,7 @@ impl Try<'_> {
         let clean = headers::response(status, &mut head).is_ok();
         head.remove(CONTENT_LENGTH);
         let bytes = without_key(&hosted.provider.auth, bytes);
-        let (status, head, bytes) = words::error(q, back, (status, head, bytes));
+        let (status, head, bytes) = words::error(q.asked, back, (status, head, bytes));
         match verdict {
             Verdict::Tell => {
                 px.accounts.answered(hosted.provider, &hosted.model.id);

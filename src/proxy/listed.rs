@@ -5,13 +5,14 @@
 //! configured the ready-made bytes leave as they are.
 
 use bytes::Bytes;
-use serde_json::{Value, json};
+use serde_json::Value;
 
+use crate::api::about::About;
 use crate::api::{hosted, union};
 use crate::config::chains::{Chain, Step};
 use crate::config::{HostedModel, Provider};
 use crate::directory::Snapshot;
-use crate::types::{Api, ApiSet, ModelKey, NodeName, glob};
+use crate::types::{Api, ApiSet, Capabilities, ModelKey, NodeName, glob};
 
 use super::Settings;
 
@@ -109,48 +110,31 @@ fn agent(snapshot: &Snapshot, name: &str, chain: &Chain) -> Option<Named> {
     Some(Named { name: listed, row, nodes, apis })
 }
 
-fn row(name: &str, provider: &Provider, model: &HostedModel) -> Value {
-    json!({
-        "name": name,
-        "model": name,
-        "remote_model": &*model.id,
-        "remote_host": &*provider.name,
-        // Nobody says when it was made: it stands behind what was.
-        "modified_at": "1970-01-01T00:00:00Z",
-        "size": 0,
-        "digest": union::digest(name),
-        "details": {
-            "parent_model": "", "format": "", "family": "", "families": null,
-            "parameter_size": "", "quantization_level": "",
-            "context_length": model.context.unwrap_or(0),
-        },
-        "capabilities": capabilities(model),
-    })
+fn about<'a>(name: &'a str, model: &HostedModel) -> About<'a> {
+    let can = Capabilities {
+        completion: true,
+        tools: true,
+        vision: model.vision,
+        thinking: model.reasoning,
+        ..Capabilities::default()
+    };
+    About { name, family: "hosted", context: model.context, can, ..About::default() }
 }
 
-fn capabilities(model: &HostedModel) -> Vec<&'static str> {
-    let mut can = vec!["completion", "tools"];
-    can.extend(model.vision.then_some("vision"));
-    can.extend(model.reasoning.then_some("thinking"));
-    can
+/// With where it really is, as Ollama says it of its own hosted models.
+fn at(mut told: Value, provider: &Provider, model: &HostedModel) -> Value {
+    told["remote_model"] = Value::from(&*model.id);
+    told["remote_host"] = Value::from(&*provider.name);
+    told
+}
+
+fn row(name: &str, provider: &Provider, model: &HostedModel) -> Value {
+    at(about(name, model).row(), provider, model)
 }
 
 /// The body of `/api/show` for a provider's model: what the configuration says of it.
 pub(crate) fn show(provider: &Provider, model: &HostedModel) -> Bytes {
-    let mut info = json!({ "general.architecture": "hosted" });
-    if let Some(context) = model.context {
-        info["hosted.context_length"] = Value::from(context);
-    }
-    let body = json!({
-        "modelfile": "", "parameters": "", "template": "",
-        "details": row("", provider, model)["details"],
-        "model_info": info,
-        "capabilities": capabilities(model),
-        "remote_model": &*model.id,
-        "remote_host": &*provider.name,
-        "modified_at": "1970-01-01T00:00:00Z",
-    });
-    Bytes::from(body.to_string())
+    Bytes::from(at(about("", model).show(), provider, model).to_string())
 }
 
 /// The body of `/v1/models/:model`, under the caller's own spelling.

@@ -11,12 +11,13 @@ use crate::config::Config;
 use crate::directory::{Node, Offer, Snapshot};
 use crate::ladder;
 use crate::trust::Limits;
-use crate::types::{Api, EngineKind, Moment, NodeName, RequestedModel, Source, Verb};
+use crate::types::{Api, EngineKind, Moment, NodeKind, NodeName, Op, RequestedModel, Source, Verb};
 
 use super::asked::Asked;
 use super::error::Failure;
 use super::may;
 use super::wishes::Where;
+use super::words;
 
 /// Ollama's own text for a hosted model of its account while its cloud is off.
 pub(crate) const CLOUD_OFF: &str = "ollama cloud is disabled: remote model is unavailable";
@@ -79,12 +80,11 @@ pub(crate) fn plan(
     let Some(known) = snapshot.models.get(&model.key) else {
         return missing(snapshot, asked, model, pinned.as_deref(), now);
     };
-    let api = asked.route.api;
     let allowed = |offer: &Arc<Offer>| {
         // An unload without a pin means this node's memory, whoever else has the model.
         (!(asked.is_mesh() || (unload && pinned.is_none())) || offer.node.is_this())
             && (!offer.remote || (offer.node.is_this() && !asked.is_mesh() && !config.offline))
-            && speaks(offer, api)
+            && speaks(offer, asked)
             && match asked.wishes.place {
                 Where::Anywhere | Where::Mesh => true,
                 Where::This => offer.node.is_this(),
@@ -220,7 +220,6 @@ fn age(age: std::time::Duration) -> String {
 
 /// Ollama's own text for a model it does not have.
 pub(crate) fn unknown(asked: &Asked, model: &RequestedModel) -> Failure {
-    use crate::types::Op;
     Failure::not_found(match asked.route.op {
         Op::Show | Op::Model => format!("model '{}' not found", model.key.short()),
         Op::Embed if asked.route.api == Api::Ollama => {
@@ -236,6 +235,9 @@ pub(crate) fn local_ollama(snapshot: &Snapshot) -> Option<&Arc<crate::directory:
     this.endpoints.iter().find(|e| e.kind == EngineKind::Ollama && e.up)
 }
 
-fn speaks(offer: &Offer, api: Api) -> bool {
-    offer.endpoint.apis.has(api)
+/// Whether its engine can be asked this at all: as it is, by its sidecar, or in other words.
+fn speaks(offer: &Offer, asked: &Asked) -> bool {
+    let (api, op) = (asked.route.api, asked.route.op);
+    let whole = offer.node.kind == NodeKind::Rich || offer.endpoint.native.has(api);
+    offer.endpoint.apis.has(api) && (whole || op == Op::Show || words::way(asked, offer).is_some())
 }

@@ -107,6 +107,9 @@ pub(crate) async fn serve(
     if let Some(answer) = gather::known(asked, plan, model) {
         return Ok(answer);
     }
+    if let Some(answer) = chain::kept(q, plan)? {
+        return Ok(answer);
+    }
     let mut keep_alive = None;
     let (mut max_inflight, mut may_load, mut max_predict) = (None, true, None);
     if let Some(rule) = &plan.limits {

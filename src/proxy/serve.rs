@@ -24,11 +24,11 @@ use crate::directory::{Need, Offer, candidates};
 use crate::net::Body;
 use crate::telemetry::events::Finished;
 use crate::telemetry::running::Place;
-use crate::types::{Api, Capabilities, EngineKind, NodeKind, Op};
+use crate::types::{Api, Capabilities, EngineKind, NodeKind, Op, Outcome};
 
 use super::ask::Ask;
 use super::attempt::{Accepted, attempt};
-use super::error::Failure;
+use super::error::{Failure, full};
 use super::finish::{Finish, Lesson};
 use super::plan::Plan;
 use super::relay::{Idle, Relay};
@@ -36,6 +36,7 @@ use super::rest;
 use super::told;
 use super::tried::Tried;
 use super::wait::{Among, Chosen};
+use super::words::Retelling;
 use super::{Proxy, Running, explain};
 
 /// Serves `ask` from one of the plan's offers.
@@ -164,16 +165,19 @@ fn respond(
 ) -> Response<Body> {
     let Told { tried, explained, place } = told;
     let attempts = tried.attempts() + 1;
-    let Accepted { head, first, body, inflight, ticket, path, started, waited } = accepted;
+    let Accepted { mut head, first, body, inflight, ticket, path, started, waited, retelling } =
+        accepted;
     let asked = ask.asked;
     let kind = head.headers.get(CONTENT_TYPE).and_then(|v| v.to_str().ok());
-    let ending = Ending::new(asked.route.api, asked.route.op, kind);
+    let own = (asked.route.api, asked.route.op);
+    let spoken = retelling.as_ref().map_or(own, |retelling| retelling.back.spoken());
+    let mut ending = Ending::new(spoken.0, spoken.1, kind);
     let echo = ask
         .spelling(offer)
-        .filter(|_| head.status.is_success())
+        .filter(|_| head.status.is_success() && retelling.is_none())
         .map(|sent| Echo::new(asked.route.api, &sent, &ask.model.spelling));
     let here = offer.node.is_this();
-    let finish = Finish {
+    let mut finish = Finish {
         clock: px.clock,
         arrived,
         attempted: started,
@@ -210,9 +214,25 @@ fn respond(
         _running: running,
     };
     let idle = Idle { limit: px.timing.idle_after_first_byte, dead: px.timing.probe_limit };
-    let edited = echo.is_some();
-    let relay = Relay::new(body, first, ending, echo, offer.node.name.to_string(), idle, finish);
-    let mut response = Response::from_parts(head, relay.boxed_unsync());
+    let edited = echo.is_some() || retelling.is_some();
+    let who = offer.node.name.to_string();
+    let body = match retelling {
+        None => Relay::new(body, first, ending, echo, who, idle, finish).boxed_unsync(),
+        Some(Retelling { back, whole }) => {
+            head.headers.insert(CONTENT_TYPE, back.content_type());
+            if let Some(whole) = whole {
+                ending.feed(&first.unwrap_or_default());
+                finish.byte();
+                (finish.usage, finish.outcome) = (ending.usage(), Some(Outcome::Done));
+                full(whole)
+            } else {
+                let relay = Relay::new(body, first, ending, None, who, idle, finish);
+                let id = px.next_attempt_id();
+                back.stream(ask.model, id, relay, px.clock, started).boxed_unsync()
+            }
+        }
+    };
+    let mut response = Response::from_parts(head, body);
     if edited {
         response.headers_mut().remove(CONTENT_LENGTH);
     }

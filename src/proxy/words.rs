@@ -1,6 +1,7 @@
-//! A request in a provider's words, and its answer in the caller's.
+//! A request in the words of a provider, or of an engine that is no Ollama, and its answer in the
+//! caller's.
 //!
-//! In flow a question and a provider's model; out flow the route and the body to send
+//! In flow a question and a provider's model, or an engine's; out flow the route and the body to send
 //! ([`Words`]) and, where the two speak different dialects, the way back ([`Back`]): for an
 //! answer in one piece, for a stream while it comes ([`Translated`]), for an error. Where both
 //! speak one dialect the bytes of the answer are the provider's.
@@ -18,11 +19,14 @@ use serde_json::Value;
 use crate::api::hosted::{Fields, Fit};
 use crate::api::translate::{self, Reply, State, Stream, Target, Translation, Unfit};
 use crate::config::Reach;
+use crate::directory::Offer;
 use crate::net::BoxError;
 use crate::telemetry::Clock;
 use crate::telemetry::events::timestamp;
-use crate::types::{Api, Moment, Op, ProviderApi};
+use crate::types::{Api, EngineKind, Moment, NodeKind, Op, ProviderApi, RequestedModel};
 
+use super::ask::Ask;
+use super::asked::Asked;
 use super::chain::Question;
 use super::error::retold;
 use super::hosted::{Answer, Hosted};
@@ -57,10 +61,26 @@ pub(crate) struct Back {
 }
 
 impl Words {
+    /// For an engine that does not speak what the caller speaks; `None` = it does.
+    pub(crate) fn for_engine(ask: &Ask<'_>, offer: &Offer) -> Result<Option<Words>, Unsaid> {
+        let Some((translation, path)) = way(ask.asked, offer) else { return Ok(None) };
+        let body = serde_json::from_slice(&ask.held.frames().concat()).map_err(|_| odd())?;
+        let target = Target {
+            model: offer.id.as_ref().unwrap_or(&offer.name).to_string(),
+            sampling: true,
+            ..Target::default()
+        };
+        let mut asked = translation.request(body, &target).map_err(Unsaid::from)?;
+        if let Some(most) = ask.max_predict {
+            asked.body["max_tokens"] = most.into();
+        }
+        let back = Back { translation, stream: asked.stream, echoed: asked.echoed };
+        Ok(Some(Words { path, body: asked.body.to_string().into(), back: Some(back) }))
+    }
+
     pub(crate) fn of(q: &Question<'_>, hosted: &Hosted<'_>) -> Result<Words, Unsaid> {
         let Hosted { provider, model } = hosted;
         let body = q.held.frames().concat();
-        let odd = || Unsaid::Wrong("the body is no JSON object".to_owned());
         let (translation, path) = match hosted.fit(q) {
             Fit::Pass(path) => {
                 let mut fields = Fields::read(&body).ok_or_else(odd)?;
@@ -82,18 +102,34 @@ impl Words {
             }
         };
         let body = serde_json::from_slice(&body).map_err(|_| odd())?;
-        let mut asked =
-            translation.request(body, &target(hosted)).map_err(|unfit| match unfit {
-                Unfit::Wrong(why) => Unsaid::Wrong(why),
-                Unfit::Cannot(what) => Unsaid::Cannot(format!("it cannot be asked for {what}")),
-                Unfit::Nothing => Unsaid::Wrong("the request asks for no answer".to_owned()),
-            })?;
+        let mut asked = translation.request(body, &target(hosted)).map_err(Unsaid::from)?;
         for (name, value) in &provider.body {
             asked.body[name] = value.clone();
         }
         let back = Back { translation, stream: asked.stream, echoed: asked.echoed };
         Ok(Words { path, body: asked.body.to_string().into(), back: Some(back) })
     }
+}
+
+fn odd() -> Unsaid {
+    Unsaid::Wrong("the body is no JSON object".to_owned())
+}
+
+impl From<Unfit> for Unsaid {
+    fn from(unfit: Unfit) -> Unsaid {
+        match unfit {
+            Unfit::Wrong(why) => Unsaid::Wrong(why),
+            Unfit::Cannot(what) => Unsaid::Cannot(format!("it cannot be asked for {what}")),
+            Unfit::Nothing => Unsaid::Wrong("the request asks for no answer".to_owned()),
+        }
+    }
+}
+
+/// How an offer's engine is asked what it does not speak. A peer's sidecar sees to that itself.
+pub(crate) fn way(asked: &Asked, offer: &Offer) -> Option<(Translation, &'static str)> {
+    let ours = offer.node.kind != NodeKind::Rich && offer.endpoint.kind != EngineKind::Ollama;
+    let speaks = offer.endpoint.native;
+    ours.then(|| Translation::for_engine(asked.route.api, asked.route.op, speaks)).flatten()
 }
 
 /// Ollama has two routes for vectors, whose answers differ.
@@ -130,17 +166,17 @@ impl Back {
         HeaderValue::from_static(self.translation.content_type(self.stream))
     }
 
-    fn reply(self, q: &Question<'_>, id: String) -> Reply {
+    fn reply(self, model: &RequestedModel, id: String) -> Reply {
         let now = SystemTime::now();
         let unix = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
-        let model = q.model.spelling.to_string();
+        let model = model.spelling.to_string();
         Reply { model, at: timestamp(now), unix, id, asked: self.echoed }
     }
 
     /// An answer in one piece; `Err` = the provider failed: its words.
     pub(crate) fn whole(
         self,
-        q: &Question<'_>,
+        model: &RequestedModel,
         id: String,
         body: &[u8],
         took: std::time::Duration,
@@ -148,46 +184,56 @@ impl Back {
         let body: Value =
             serde_json::from_slice(body).map_err(|_| "its answer is no JSON".to_owned())?;
         let translation = self.translation;
-        let answer = translation.whole(&body, &self.reply(q, id), took)?;
+        let answer = translation.whole(&body, &self.reply(model, id), took)?;
         Ok(answer.to_string().into())
     }
 
     /// A stream, from what is relayed of the provider's.
     pub(crate) fn stream(
         self,
-        q: &Question<'_>,
+        model: &RequestedModel,
         id: String,
         relay: Relay,
         clock: Clock,
         since: Moment,
     ) -> Translated {
         let translation = self.translation;
-        let words = translation.stream(self.reply(q, id));
+        let words = translation.stream(self.reply(model, id));
         Translated { relay: Some(relay), words, clock, since }
     }
 }
 
 /// A provider's error as the caller reads errors: its text word for word. Gemini's, which stands
 /// in a list, is such a one even where the dialects match.
-pub(crate) fn error(q: &Question<'_>, back: Option<&Back>, (status, head, body): Answer) -> Answer {
-    let wrapped = body.trim_ascii_start().starts_with(b"[");
-    if back.is_none() && !wrapped {
-        return (status, head, body);
-    }
+pub(crate) fn error(asked: &Asked, back: Option<&Back>, answer: Answer) -> Answer {
+    let wrapped = answer.2.trim_ascii_start().starts_with(b"[");
+    if back.is_none() && !wrapped { answer } else { retell(asked, answer) }
+}
+
+/// An error in the caller's dialect, in the words in which it was said.
+pub(crate) fn retell(asked: &Asked, (status, head, body): Answer) -> Answer {
     let text = translate::error_of(&body);
-    let text = text.unwrap_or_else(|| format!("the provider answered {status}"));
-    told(q, status, &head, &text)
+    let text = text.unwrap_or_else(|| format!("the model's server answered {status}"));
+    told(asked, status, &head, &text)
 }
 
 /// An error of the provider's in the caller's dialect.
-fn told(q: &Question<'_>, status: StatusCode, head: &HeaderMap, text: &str) -> Answer {
-    let (kind, body) = retold(q.asked.route.api, status, text, &q.asked.request_id);
+fn told(asked: &Asked, status: StatusCode, head: &HeaderMap, text: &str) -> Answer {
+    let (kind, body) = retold(asked.route.api, status, text, &asked.request_id);
     let mut headers = HeaderMap::new();
     headers.insert(CONTENT_TYPE, kind);
     if let Some(after) = head.get(RETRY_AFTER) {
         headers.insert(RETRY_AFTER, after.clone());
     }
     (status, headers, body)
+}
+
+/// An answer of an engine's that has to be told in other words.
+#[derive(Debug)]
+pub(crate) struct Retelling {
+    pub(crate) back: Back,
+    /// All of it in the caller's words, if it came in one piece.
+    pub(crate) whole: Option<Bytes>,
 }
 
 /// A provider's stream on its way to the caller, in his words. It owns the relay: dropping it is

@@ -1,7 +1,7 @@
 //! Between dialects: a request in the caller's becomes one in a provider's, and the answer comes
 //! back in the caller's.
 //!
-//! Four directions, for providers that do not speak what the caller speaks: Ollama's own to OpenAI
+//! Four directions, for providers and engines that do not speak what the caller speaks: Ollama's own to OpenAI
 //! chat and to Anthropic messages, Anthropic messages to OpenAI chat, OpenAI responses to OpenAI
 //! chat; and Ollama's embeddings to OpenAI's. [`Translation::request`] changes a body; [`Translation::whole`] an answer in one piece;
 //! a [`Stream`] takes the provider's bytes, cut anywhere, and gives the caller's.
@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
-use crate::types::{Api, Op};
+use crate::types::{Api, ApiSet, Op};
 use answer::{chat, messages, native, responses, to_messages};
 use piece::{Piece, error_text};
 use sse::{Event, Events};
@@ -123,6 +123,26 @@ impl Translation {
             _ => return None,
         };
         Some(Translation { from, to })
+    }
+
+    /// How an engine is asked that does not speak what the caller speaks, and at which route;
+    /// `None` = it needs no translation, or there is none.
+    pub fn for_engine(caller: Api, op: Op, speaks: ApiSet) -> Option<(Translation, &'static str)> {
+        let (through, route) = match op {
+            Op::Embed => (Api::Embeddings, "/v1/embeddings"),
+            _ => (Api::Chat, "/v1/chat/completions"),
+        };
+        let needed = !speaks.has(caller) && speaks.has(through);
+        let way = needed.then(|| Translation::between(caller, op, Api::Chat)).flatten();
+        way.map(|way| (way, route))
+    }
+
+    /// The dialects in which an engine can be asked that speaks these.
+    pub fn reaches(speaks: ApiSet) -> ApiSet {
+        match speaks.has(Api::Chat) {
+            true => speaks.with(Api::Ollama).with(Api::Messages).with(Api::Responses),
+            false => speaks,
+        }
     }
 
     /// The dialect and the kind of the answer that a provider gives.
