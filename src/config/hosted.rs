@@ -14,7 +14,7 @@ use serde_json::{Map, Value};
 use super::env::Env;
 use super::read;
 use super::run::{Auth, Cost, HostedModel, Limit, Provider, Reach, Server};
-use crate::types::{ProviderApi, Secret, Via, Who};
+use crate::types::{Compat, ProviderApi, Secret, Via, Who};
 
 /// Reads one provider whose variables are filled in.
 pub(super) fn read(
@@ -209,7 +209,28 @@ fn model(value: &Value) -> Option<HostedModel> {
             cache_read: price("cacheRead"),
             cache_write: price("cacheWrite"),
         },
+        compat: map.get("compat").map_or_else(Compat::default, compat),
     })
+}
+
+/// What of `compat` changes what is sent; the rest is about what OpenClaw itself does.
+fn compat(map: &Value) -> Compat {
+    let flag = |key: &str| map.get(key).and_then(Value::as_bool);
+    let field = map.get("maxTokensField").and_then(Value::as_str);
+    Compat {
+        completion_tokens: match field {
+            Some("max_completion_tokens") => Some(true),
+            Some("max_tokens") => Some(false),
+            _ => None,
+        },
+        developer: flag("supportsDeveloperRole"),
+        store: flag("supportsStore"),
+        effort: flag("supportsReasoningEffort"),
+        temperature: flag("supportsTemperature"),
+        tools: flag("supportsTools"),
+        usage: flag("supportsUsageInStreaming"),
+        strings: flag("requiresStringContent"),
+    }
 }
 
 /// The proxy that the environment names for a server on the internet.
@@ -338,6 +359,25 @@ mod tests {
         ] {
             assert_eq!(reach(host, scope), want, "{host} {scope:?}");
         }
+    }
+
+    #[test]
+    fn what_a_server_takes_is_read_and_the_rest_of_compat_is_openclaws() {
+        let compat = json!({
+            "maxTokensField": "max_completion_tokens", "supportsDeveloperRole": false,
+            "supportsStore": false, "requiresStringContent": true, "thinkingFormat": "qwen",
+        });
+        let models = json!([{ "id": "m", "compat": compat }, { "id": "n" }]);
+        let read = of(json!({ "baseUrl": "https://x.example", "models": models })).unwrap();
+        let want = Compat {
+            completion_tokens: Some(true),
+            developer: Some(false),
+            store: Some(false),
+            strings: Some(true),
+            ..Compat::default()
+        };
+        assert_eq!(read.models[0].compat, want);
+        assert_eq!(read.models[1].compat, Compat::default());
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 pub use crate::types::ShareWhen;
-use crate::types::{Class, Dial, ProviderApi, Secret, Verbs, Via, Who};
+use crate::types::{Class, Compat, Dial, ProviderApi, Secret, Verbs, Via, Who};
 
 /// The configuration as run. Made only by [`super::parse`] and [`super::load`].
 #[derive(Debug, Clone, PartialEq)]
@@ -365,6 +365,8 @@ pub struct HostedModel {
     pub reasoning: bool,
     /// What it costs.
     pub cost: Cost,
+    /// What its server takes and does not take, where that was written down.
+    pub compat: Compat,
 }
 
 /// Dollars for a million tokens.

@@ -113,7 +113,7 @@ fn agent(snapshot: &Snapshot, name: &str, chain: &Chain) -> Option<Named> {
 fn about<'a>(name: &'a str, model: &HostedModel) -> About<'a> {
     let can = Capabilities {
         completion: true,
-        tools: true,
+        tools: model.compat.tools.unwrap_or(true),
         vision: model.vision,
         thinking: model.reasoning,
         ..Capabilities::default()

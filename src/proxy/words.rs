@@ -16,7 +16,7 @@ use http::{HeaderMap, StatusCode};
 use http_body::Frame;
 use serde_json::Value;
 
-use crate::api::hosted::{Fields, Fit};
+use crate::api::hosted::{Fields, Fit, suit};
 use crate::api::translate::{self, Reply, State, Stream, Target, Translation, Unfit};
 use crate::config::Reach;
 use crate::directory::Offer;
@@ -103,6 +103,9 @@ impl Words {
         };
         let body = serde_json::from_slice(&body).map_err(|_| odd())?;
         let mut asked = translation.request(body, &target(hosted)).map_err(Unsaid::from)?;
+        if translation.spoken().0 == Api::Chat {
+            suit(&mut asked.body, &model.compat);
+        }
         for (name, value) in &provider.body {
             asked.body[name] = value.clone();
         }
@@ -150,9 +153,9 @@ fn target(hosted: &Hosted<'_>) -> Target {
     Target {
         model: model.id.to_string(),
         max_tokens: model.max_tokens,
-        reasoning: model.reasoning,
+        reasoning: model.compat.effort.unwrap_or(model.reasoning),
         sampling: provider.reach < Reach::Far || of("openrouter.ai"),
-        completion_tokens: of("openai.com"),
+        completion_tokens: model.compat.completion_tokens.unwrap_or(of("openai.com")),
     }
 }
 

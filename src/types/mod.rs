@@ -6,6 +6,7 @@
 
 mod api;
 mod client;
+mod compat;
 mod engine;
 mod key;
 mod moment;
@@ -21,6 +22,7 @@ mod timing;
 
 pub use api::{Api, ApiSet, Op, ProviderApi};
 pub use client::ClientKind;
+pub use compat::Compat;
 pub use engine::{Capabilities, Digest, EndpointId, EngineKind, LoadKey, LoadedState, Power};
 pub use key::{ChainLink, KeyError, PublicKey, Wall};
 pub use moment::Moment;

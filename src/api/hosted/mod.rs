@@ -7,6 +7,7 @@
 
 mod fields;
 mod opening;
+mod suit;
 mod verdict;
 
 use super::translate::Translation;
@@ -14,6 +15,7 @@ use crate::types::{Api, ApiSet, Op, ProviderApi};
 
 pub use fields::Fields;
 pub use opening::{Opening, opening};
+pub use suit::suit;
 pub use verdict::{Rest, Verdict, verdict};
 
 /// How a request of one dialect can be put to a provider of another.
