@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
+use crate::api::hosted;
 use crate::api::query::Query;
 use crate::balance;
 use crate::config::Config;
@@ -124,6 +125,7 @@ fn row(step: &Step, chain: &Chain, snapshot: &Snapshot, accounts: &Accounts, now
             row["requestsToday"] = spent.requests.into();
             row["usdToday"] = spent.usd.into();
             row["usdBudget"] = provider.budget.into();
+            row["only"] = hosted::only(model.api.unwrap_or(provider.api)).into();
             match (chain.place, accounts.open(provider, &model.id, now, day)) {
                 (Some(_), _) => Some("the agent's `where` keeps it in the mesh"),
                 (None, Err(skip)) => Some(skip.text()),

@@ -195,6 +195,7 @@ fn steps(explained: &Value) -> String {
     for step in steps {
         let mut said = Vec::new();
         said.extend(text(&step["why"]).map(|why| format!("passed over: {}", inert(why))));
+        said.extend(text(&step["only"]).map(|only| format!("{} only", inert(only))));
         if let Some(usd) = step["usdToday"].as_f64().filter(|usd| *usd > 0.0) {
             let most = step["usdBudget"].as_f64();
             let most = most.map_or_else(String::new, |most| format!(" of {most:.2}"));
@@ -485,8 +486,10 @@ steps of agents.writing, in order
 ";
         assert!(text.contains(want), "{text}");
         some["steps"] = steps(true);
+        some["steps"][0]["only"] = "it can be asked at /v1/messages".into();
         let text = told(&explain(&status(), some.clone()));
         assert!(text.contains("tokens: goes to anthropic/x\n"), "{text}");
+        assert!(text.contains(" it can be asked at /v1/messages only, 1.50 of"), "{text}");
         // A provider behind the mesh is not where it goes, unless no node can.
         let hosted = some["steps"][0].take();
         some["steps"] = json!([some["steps"][1], hosted]);

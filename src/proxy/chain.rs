@@ -12,7 +12,7 @@ use bytes::Bytes;
 use http::{Response, StatusCode};
 use serde_json::json;
 
-use crate::api::hosted::Fit;
+use crate::api::hosted::{Fit, only};
 use crate::api::peek::Peeked;
 use crate::config::Config;
 use crate::config::chains::{Chain, Chains, Meaning, Step};
@@ -104,13 +104,20 @@ pub(crate) async fn run(
     let steps = steps(px, q, chain);
     let mut running = Some(running);
     let mut log = Log::default();
+    for (who, why) in mute(px, q, chain) {
+        tracing::info!(
+            request_id = %q.asked.request_id, step = %who, "a step is passed over: {why}",
+        );
+        log.lines.push((who, why));
+        log.mute += 1;
+    }
     let mut late: Vec<Hosted<'_>> = Vec::new();
     for (at, step) in steps.iter().enumerate() {
         let more = steps.iter().skip(at + 1).any(|step| may_do(px, q, step));
         match step {
             Step::Mesh { .. } => {
                 // What came before it is told, too, if it fails as the last one.
-                let more = more || !late.is_empty() || !log.lines.is_empty();
+                let more = more || !late.is_empty() || log.lines.len() > log.mute;
                 let taken = Taken { more, min_context: chain.min_context };
                 match mesh(px, config, q, step, taken, &mut running).await {
                     Ok(answer) => return Ok(answer),
@@ -235,6 +242,28 @@ fn steps(px: &Proxy, q: &Question<'_>, chain: &Chain) -> Vec<Step> {
     if op == Op::Embed || pinned || bare { steps.take(1).collect() } else { steps.collect() }
 }
 
+/// The steps that cannot be asked in the caller's dialect, and why.
+fn mute(px: &Proxy, q: &Question<'_>, chain: &Chain) -> Vec<(String, String)> {
+    let asked = q.asked;
+    let snapshot = px.directory.load();
+    let meant = asked.route.op.is_inference() && asked.wishes.place == Where::Anywhere;
+    let steps = chain.steps.iter().filter(|_| meant).filter_map(|step| match step {
+        Step::Mesh { .. } => None,
+        Step::Hosted { provider, model } => {
+            let hosted = Hosted { provider, model };
+            let silent = hosted.fit(q) == Fit::Cannot;
+            (silent && may_spend(&snapshot, asked, provider.users.as_deref())).then_some(hosted)
+        }
+    });
+    let why = |hosted: Hosted<'_>| {
+        let speaks = hosted.speaks();
+        let only = only(speaks).map_or_else(String::new, |only| format!(": {only}"));
+        let path = &asked.route.upstream;
+        format!("it speaks `{}`, into which {path} is not translated{only}", speaks.label())
+    };
+    steps.map(|hosted| (hosted.label(), why(hosted))).collect()
+}
+
 /// Whether a step can be expected to do better than those before it.
 fn may_do(px: &Proxy, q: &Question<'_>, step: &Step) -> bool {
     match step {
@@ -337,6 +366,8 @@ struct Log {
     lines: Vec<(String, String)>,
     /// How many of them were asked.
     asked: u32,
+    /// How many lines are of steps that cannot be asked in the caller's dialect.
+    mute: usize,
     /// Whether all that was tried does not exist.
     absent: bool,
     /// The only provider's own words.
@@ -345,7 +376,7 @@ struct Log {
 
 impl Default for Log {
     fn default() -> Log {
-        Log { lines: Vec::new(), asked: 0, absent: true, answer: None }
+        Log { lines: Vec::new(), asked: 0, mute: 0, absent: true, answer: None }
     }
 }
 
@@ -438,23 +469,30 @@ impl Log {
             outcome: Outcome::UpstreamError,
             ..px.line(q.asked, q.model.key.short())
         });
-        if let (1, Some((who, answer))) = (self.lines.len(), self.answer) {
+        if let (1, Some((who, answer))) = (self.lines.len() - self.mute, self.answer) {
             let mut response = hosted::said(&who, *answer, self.asked);
             let no = http::HeaderValue::from_static("false");
             response.headers_mut().insert("x-should-retry", no);
             return Ok(response);
         }
-        let mut failure = if self.absent {
+        let lines = self.lines.iter().map(|(who, text)| format!("{who}: {text}"));
+        let lines = lines.collect::<Vec<_>>().join("; ");
+        let mut failure = if self.mute > 0 && self.mute == self.lines.len() {
+            // The request is at fault: another path would do.
+            let text = format!("no step can be asked for model '{}' ({lines})", q.model.bare);
+            Failure::caller(StatusCode::BAD_REQUEST, text)
+        } else if self.absent {
             let mut unknown = plan::unknown(q.asked, q.model);
             if self.lines.is_empty() && config.offline {
                 unknown.text.push_str(" (offline is on)");
             }
+            let (mute, _) = self.lines.split_at(self.mute);
+            for (who, why) in mute {
+                unknown.text.push_str(&format!(" ({who}: {why})"));
+            }
             unknown
         } else {
-            let lines = self.lines.iter().map(|(who, text)| format!("{who}: {text}"));
-            let lines: Vec<String> = lines.collect();
-            let text =
-                format!("no step could answer for model '{}' ({})", q.model.bare, lines.join("; "));
+            let text = format!("no step could answer for model '{}' ({lines})", q.model.bare);
             Failure::exhausted(text)
         };
         failure.counted = true;

@@ -289,3 +289,40 @@ async fn ollama_run_may_begin_with_a_load() {
     }
     assert_eq!(provider.connections(), 0);
 }
+
+#[tokio::test]
+async fn a_dialect_that_nobody_translates_is_named_with_the_ones_that_do() {
+    let provider = Provider::start(messages_stream()).await;
+    let world = world(&provider).await;
+    let body = json!({"model": "claude/m-9", "messages": [{"role": "user", "content": "x"}]});
+    let answer = post(&world, "/v1/chat/completions", &body).await;
+    let told = answer.json()["error"]["message"].as_str().unwrap().to_owned();
+    assert_eq!(answer.status, 400, "{told}");
+    for word in
+        ["claude/m-9", "anthropic-messages", "/v1/chat/completions", "asked at /v1/messages"]
+    {
+        assert!(told.contains(word), "{word}: {told}");
+    }
+    assert!(provider.seen().is_empty());
+    let explained = get(world.node("laptop").admin(), "/explain?model=claude/m-9").send().await;
+    let only = explained.json()["steps"][0]["only"].clone();
+    assert!(only.as_str().unwrap().contains("/v1/messages"), "{}", explained.text());
+}
+
+#[tokio::test]
+async fn what_a_server_does_not_take_is_not_sent() {
+    let provider = Provider::start(chat_whole()).await;
+    let compat = json!({"supportsTools": false, "maxTokensField": "max_completion_tokens"});
+    let models = json!([{"id": "m-9", "compat": compat}]);
+    let chat = json!({"baseUrl": format!("{}/v1", provider.url()), "models": models});
+    let config = json!({"models": {"providers": {"chat": chat}}});
+    let world = World::start(vec![NodeSpec::new("laptop", me(), None).with(config)]).await;
+    let mut body = native_round("chat/m-9");
+    body["stream"] = false.into();
+    body["options"] = json!({"num_predict": 7});
+    let answer = post(&world, "/api/chat", &body).await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let asked = provider.seen().pop().unwrap().body;
+    assert_eq!((&asked["tools"], &asked["max_tokens"]), (&Value::Null, &Value::Null), "{asked}");
+    assert_eq!(asked["max_completion_tokens"], 7, "{asked}");
+}

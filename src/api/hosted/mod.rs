@@ -72,9 +72,28 @@ pub fn spoken(provider: ProviderApi) -> ApiSet {
     ASKED.iter().filter(fits).fold(ApiSet::NONE, |set, (api, _)| set.with(*api))
 }
 
+/// What is said of a provider that cannot be asked in every dialect: where it can be.
+pub fn only(provider: ProviderApi) -> Option<&'static str> {
+    match provider {
+        ProviderApi::Messages => {
+            Some("it can be asked at /v1/messages, /api/chat and /api/generate")
+        }
+        ProviderApi::Completions | ProviderApi::Responses | ProviderApi::Ollama => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_cannot_be_asked_in_chat_is_said_to_be_so() {
+        use ProviderApi::{Completions, Messages, Ollama, Responses};
+        for provider in [Completions, Messages, Ollama, Responses] {
+            let said = only(provider).is_some();
+            assert_eq!(said, !spoken(provider).has(Api::Chat), "{provider:?}");
+        }
+    }
 
     #[test]
     fn one_dialect_passes_and_what_cannot_be_said_is_not_tried() {
