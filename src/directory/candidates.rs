@@ -197,7 +197,7 @@ mod tests {
     use crate::balance::rates::Sample;
     use crate::types::{ApiSet, ModelKey, NodeName};
 
-    /// `tiny` on an own engine that knows no Ollama dialect, and on a peer.
+    /// `tiny` on an own engine that speaks chat alone, and on a peer.
     fn world() -> (Arc<Registry>, Snapshot) {
         let cells = Arc::new(Registry::default());
         let this = Identity::lone(NodeName::parse("laptop").unwrap());
@@ -265,12 +265,19 @@ mod tests {
     }
 
     #[test]
-    fn an_offer_is_no_candidate_in_a_dialect_it_does_not_speak() {
+    fn an_offer_is_a_candidate_in_what_it_can_be_asked_in_and_in_nothing_else() {
         let (_, snapshot) = world();
         let model = &snapshot.models[&ModelKey::parse("tiny").unwrap()];
         let mut out = Vec::new();
-        of(&model.offers, &Need { api: Api::Ollama, ..need(&[]) }, Moment::ZERO, &mut out);
-        assert_eq!(out.iter().map(|c| c.index).collect::<Vec<_>>(), [1]);
+        for (api, want) in [
+            (Api::Chat, &[0, 1][..]),
+            // What it does not speak is put into chat for it; this cannot be.
+            (Api::Ollama, &[0, 1]),
+            (Api::Completions, &[1]),
+        ] {
+            of(&model.offers, &Need { api, ..need(&[]) }, Moment::ZERO, &mut out);
+            assert_eq!(out.iter().map(|c| c.index).collect::<Vec<_>>(), want, "{api:?}");
+        }
     }
 
     #[test]

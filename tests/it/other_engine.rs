@@ -215,3 +215,44 @@ async fn vectors_are_asked_of_it_too_and_the_count_of_tokens_is_not() {
         assert_eq!(counted.status, 404, "{at}: {}", counted.text());
     }
 }
+
+#[tokio::test]
+async fn what_it_speaks_itself_is_passed_as_it_is() {
+    let engine = Provider::start(error(404, "{}")).await;
+    let row = json!({ "id": "qwen2@q4_k_m", "object": "model", "owned_by": "organization_owner" });
+    engine.says_at("/v1/models", whole(&json!({ "object": "list", "data": [row] })));
+    let own = json!({ "id": "resp_own", "object": "response", "status": "completed",
+                      "model": "qwen2@q4_k_m", "odd": 7, "output": [] });
+    engine.says_at("/v1/responses", whole(&own));
+    let laptop = NodeSpec::new("laptop", me(), None);
+    let laptop = laptop.with(json!({ "local": [{ "baseUrl": engine.url() }] }));
+    let world = World::start(vec![laptop]).await;
+    // LM Studio tells two of one name apart by what is a node's mark here.
+    let listed = until(async || ids(&world, "laptop").await == ["qwen2:q4_k_m"]).await;
+    assert!(listed, "{:?}", ids(&world, "laptop").await);
+    let body = json!({ "model": "qwen2:q4_k_m", "input": "x", "odd": [1] });
+    let answer = world.post("laptop", "/v1/responses", body.to_string()).send().await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let want = json!({ "id": "resp_own", "object": "response", "status": "completed",
+                       "model": "qwen2:q4_k_m", "odd": 7, "output": [] });
+    assert_eq!(answer.json(), want);
+    let asked = engine.seen().into_iter().find(|s| s.path == "/v1/responses").unwrap();
+    assert_eq!(asked.body, json!({ "model": "qwen2@q4_k_m", "input": "x", "odd": [1] }));
+}
+
+#[tokio::test]
+async fn a_server_without_a_sidecar_is_asked_in_its_own_words_too() {
+    let (engine, _world) = world(&["qwen2.gguf"]).await;
+    let desk = NodeSpec::new("desk", me(), None)
+        .with(json!({ "ollamas": [{ "name": "box", "url": engine.url() }] }));
+    let world = World::start(vec![desk]).await;
+    let listed = until(async || ids(&world, "desk").await == ["qwen2.gguf"]).await;
+    assert!(listed, "{:?}", ids(&world, "desk").await);
+    engine.forget();
+    let chat = json!([{ "role": "user", "content": "x" }]);
+    let body = json!({ "model": "qwen2.gguf", "messages": chat, "stream": false });
+    let answer = world.post("desk", "/api/chat", body.to_string()).send().await;
+    assert_eq!(answer.json()["message"]["content"], "hello", "{}", answer.text());
+    let asked = engine.seen().into_iter().find(|s| s.path == "/v1/chat/completions").unwrap();
+    assert_eq!(asked.body["model"], format!("{FOLDER}/qwen2.gguf"));
+}

@@ -204,12 +204,12 @@ models_of() {
 models() { local m; while read -r -a m; do model "$1" "${m[@]}" < /dev/null; done < <(models_of "$1"); }
 has_models() { cmp -s <(models_of "$1" | cut -d' ' -f1 | sort) <(node_exec "$1" curl -fsS -m 2 http://127.0.0.1:11435/api/tags | jq -r '.models[].name | rtrimstr(":latest")' | sort); }
 
-# ---- tailherd: no configuration file, own HOME, no privilege ------------------------------------
+# ---- tailherd: no configuration file, own HOME, no privilege; NODE/env holds what else its environment says -----
 tailherd_up() {
   local n=$1 d=$LAB_DIR/$1
   alive "$d/tailherd.pid" && return 0
   nsenter -t "$(pid_of "$n")" -m -n -- setpriv --reuid $LAB_USER --regid $LAB_USER --clear-groups \
-    env -i HOME="$d/home" PATH=/usr/bin:/bin TAILHERD_LOG="${LAB_LOG:-info}" RUST_BACKTRACE=1 "$LAB_DIR/bin/tailherd" \
+    env -i HOME="$d/home" PATH=/usr/bin:/bin TAILHERD_LOG="${LAB_LOG:-info}" RUST_BACKTRACE=1 $(cat "$d/env" 2>/dev/null) "$LAB_DIR/bin/tailherd" \
     >> "$d/tailherd.log" 2>&1 & echo $! > "$d/tailherd.pid"; disown
   wait_for 15 "tailherd of $n" app_exec "$n" curl -fsS -m 1 http://127.0.0.1:11434/
 }

@@ -6,6 +6,7 @@ import http.server
 import json
 import os
 import shutil
+import socket
 import ssl
 import subprocess
 import threading
@@ -123,3 +124,46 @@ class Providers:
 
     def hits(self, name):
         return sum(1 for s in self.seen if s.name == name)
+
+
+class Tunnels:
+    """A proxy on a node's loopback that opens tunnels (`CONNECT`), whatever the name, to one address. `asked`: to whom, and by whom."""
+
+    def __init__(self, node, address):
+        self.asked, self.node, self.address = [], node, address
+        self.listener = sock(node)
+        self.listener.bind(("127.0.0.1", 0))
+        self.listener.listen(16)
+        self.port = self.listener.getsockname()[1]
+        threading.Thread(target=self.serve, daemon=True).start()
+
+    def serve(self):
+        while True:
+            conn, _ = self.listener.accept()
+            threading.Thread(target=self.one, args=(conn,), daemon=True).start()
+
+    def one(self, conn):
+        head = b""
+        while not head.endswith(b"\r\n\r\n"):
+            byte = conn.recv(1)
+            if not byte:
+                return
+            head += byte
+        first, *rest = head.decode().split("\r\n")
+        method, to, _ = first.split(" ")
+        login = next((line.split(": ", 1)[1] for line in rest if line.lower().startswith("proxy-authorization: ")), None)
+        self.asked.append((method, to, login))
+        up = sock(self.node)
+        up.connect((self.address, int(to.rsplit(":", 1)[1])))
+        conn.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
+        threading.Thread(target=pump, args=(up, conn), daemon=True).start()
+        pump(conn, up)
+
+
+def pump(one, other):
+    try:
+        while data := one.recv(65536):
+            other.sendall(data)
+        other.shutdown(socket.SHUT_WR)
+    except OSError:
+        pass

@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 # chains over stand-ins of hosted providers, behind https, in order, with each error, keys, other nodes, and the real SDKs
+import base64
 import json
 import os
 
 from lab import ADDRESS, ADMIN, HERE, LAB_DIR, MESH, ask, case, check, ctl, equal, get, load, metric, post, run_in, wait
-from provider import Providers, Says, certificates
+from provider import Providers, Says, Tunnels, certificates
 
 AT, HOST, STRANGER, OTHER = "203.0.113.20", "api.provider.test", "self-signed.provider.test", "other.provider.test"
 KEY = "sk-lab-canary-5f1e"
@@ -192,6 +193,26 @@ def clients(providers):
     return ", ".join(figures)
 
 
+def proxied(providers):
+    """With `HTTPS_PROXY` a provider on the internet is asked through it and by no other way; `NO_PROXY` excepts it."""
+    proxy = Tunnels("laptop", AT)
+    place, through = os.path.join(LAB_DIR, "laptop", "env"), f"HTTPS_PROXY=http://me:{KEY}@127.0.0.1:{proxy.port}"
+    try:
+        for more, want in (("", [("CONNECT", f"{HOST}:{providers.port}", "Basic " + base64.b64encode(f"me:{KEY}".encode()).decode())]), (" NO_PROXY=x,.provider.test", [])):
+            with open(place, "w", encoding="utf-8") as f:
+                f.write(through + more)
+            configure(providers.port, ["infer", "list"])
+            proxy.asked.clear()
+            at = providers.hits("openai")
+            a = native("openai/tiny")
+            equal((a.status, a.headers.get("x-tailherd-served-by"), providers.hits("openai") - at), (200, "openai/tiny", 1), f"a provider{more}: {a.text[:200]}")
+            equal(proxy.asked, want, f"what the proxy was asked{more}")
+            equal(native("tiny").by, "gpu", "who answers for the mesh")
+            equal(len(proxy.asked), len(want), "the mesh through the proxy")
+    finally:
+        os.remove(place)
+
+
 def keys():
     """A key stands in the configuration and nowhere else."""
     told = [get("laptop", path, port=ADMIN).text for path in ("/status", "/metrics", "/requests", "/explain?model=order")]
@@ -228,13 +249,14 @@ def proof(providers):
     tried = others(providers)
     proofs(providers)
     figures = clients(providers)
+    proxied(providers)
     looked = keys()
     # The control of what a peer may not: with the verb it may.
     configure(providers.port, ["infer", "list", "spend"])
     at = providers.hits("openai")
     equal((native("to-openai", node="gpu", to=ADDRESS["laptop"], port=MESH).status, providers.hits("openai")), (200, at + 1), "gpu asks with the verb `spend`")
     return (f"{len(MOVES_ON)} errors move on (three steps in {took * 1000:.0f} ms), {len(TELLS)} come word for word, 2 break in mid-stream; {tried} asks of a peer: 0 hits; "
-            f"a key in none of {looked} places; {figures}")
+            f"a key in none of {looked} places; through a proxy and past it; {figures}")
 
 
 case(body)

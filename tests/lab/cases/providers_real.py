@@ -9,12 +9,14 @@ from lab import HERE, LAB_DIR, case, check, counted, ctl, equal, get, metric, po
 
 KEY = "sk-lab-master-canary"
 THREE = " one two three"
+FILE = "tiny.gguf"
 CONFIG = {
     "failover": {"cooldown": ["1h"]},
     "agents": {f"to-{name}": {"model": {"primary": step, "fallbacks": ["ollama/second"]}}
                for name, step in (("mock", "litellm/mock"), ("rate", "litellm/rate"), ("nobody", "litellm/nobody"), ("llama", "llama/herd"))},
     "models": {"providers": {
         "litellm": {"baseUrl": "http://127.0.0.1:4000/v1", "api": "openai-completions", "apiKey": KEY},
+        "both": {"baseUrl": "http://127.0.0.1:4000/v1", "api": "openai-responses", "apiKey": KEY},
         "llama": {"baseUrl": "http://127.0.0.1:8081/v1", "api": "openai-completions"},
     }},
 }
@@ -93,9 +95,19 @@ def of_litellm():
     a = native("litellm/count", stream=True, n=200)
     by(a, "litellm/count", "count")
     equal([int(w) for l in a.lines for w in l["message"]["content"].split()], counted(200), "the numbers through LiteLLM")
-    r = run_in("gpu", [os.environ["LAB_SDK_PY"], os.path.join(HERE, "sdk", "clients.py"), "litellm/tiny", "litellm/tools", "embed", "chat"], timeout=240)
-    check(r.returncode == 0, f"the Python clients through LiteLLM: {(r.stderr.strip() or r.stdout)[-700:]}")
-    return int(r.stdout)
+    # Its own responses, not ours: LiteLLM asks the Ollama behind it in that dialect.
+    a = post("gpu", "/v1/responses", {"model": "both/tiny", "input": "x", "max_output_tokens": 3}, timeout=120)
+    by(a, "both/tiny", "responses")
+    text = a.json["output"][-1]["content"][0]["text"]  # as OpenAI's, LiteLLM's answers are of sixteen tokens at least
+    check(text.startswith(THREE) and a.json["model"] == "both/tiny", f"responses: {a.text[:500]}")
+    b = post("gpu", "/v1/responses", {"model": "both/tiny", "input": "x", "max_output_tokens": 3, "stream": True}, timeout=120)
+    check(b.status == 200 and "response.output_text.delta" in b.text and "response.completed" in b.text, f"responses, streamed: {b.text[:500]}")
+    ran = 0
+    for which, argv in (("Python", [os.environ["LAB_SDK_PY"], os.path.join(HERE, "sdk", "clients.py")]), ("npm", ["node", os.path.join(HERE, "sdk", "clients.mjs")])):
+        r = run_in("gpu", argv + ["litellm/tiny", "litellm/tools", "embed", "chat"], timeout=400)
+        check(r.returncode == 0, f"the {which} clients through LiteLLM: {(r.stderr.strip() or r.stdout)[-700:]}")
+        ran += int(r.stdout)
+    return ran
 
 
 def of_llama(running):
@@ -116,6 +128,32 @@ def of_llama(running):
     equal(native("to-llama").by, "nas", "who answers when llama.cpp is gone")
 
 
+def of_engine():
+    """llama.cpp's own server without an alias: the mesh has its model under its file's name, in every dialect, and nobody is told its path."""
+    for node in ("gpu", "laptop"):
+        wait(60, f"{node} lists nas and llama.cpp's model", lambda: {"second", FILE} <= {m["id"].removesuffix(":latest") for m in get(node, "/v1/models").json["data"]})
+    path = get("gpu", "/v1/models", port=8080).json["data"][0]["id"]
+    check(path.endswith("/gguf/" + FILE), f"llama.cpp calls it {path}: this shows nothing")
+    texts = {"/v1/chat/completions": lambda j: j["choices"][0]["message"]["content"], "/api/chat": lambda j: j["message"]["content"], "/v1/messages": lambda j: j["content"][0]["text"]}
+    for node in ("gpu", "laptop"):
+        for at, text in texts.items():
+            a = post(node, at, {"model": FILE, "messages": [{"role": "user", "content": "x"}], "stream": False, "max_tokens": 3, "options": {"num_predict": 3}})
+            equal((a.status, a.by, a.json["model"], text(a.json)), (200, "gpu", FILE, THREE), f"{node} {at}: {a.text[:300]}")
+            check("/gguf/" not in a.text, f"{node} {at} tells the path: {a.text[:300]}")
+            b = posted(at, FILE, stream=True, node=node)
+            check(b.status == 200 and FILE in b.text and "/gguf/" not in b.text, f"{node} {at}, streamed: {b.text[:300]}")
+        ollama = [os.environ["LAB_OLLAMA"]]
+        for argv, want in ((["list"], FILE), (["show", FILE], "tools"), (["run", FILE, "x", "--nowordwrap"], "one two three")):
+            r = run_in(node, ollama + argv, env={"HOME": "/tmp"}, timeout=120)
+            check(r.returncode == 0 and want in r.stdout and "/gguf/" not in r.stdout, f"{node}: ollama {argv[0]}: {r.returncode} {r.stdout[-300:]} {r.stderr[-300:]}")
+    words = "x" * 6000  # a token for each
+    a = native(FILE, prompt=words, node="laptop")
+    equal((a.status, a.json["error"]), (400, post("gpu", "/v1/chat/completions", {"messages": [{"role": "user", "content": words}]}, port=8080).json["error"]["message"]), "a prompt too long, in llama.cpp's words")
+    told = get("laptop", "/status", port=11437).text + get("laptop", "/api/tags").text
+    check("/gguf/" not in told, "the path is told to another node")
+    return len(texts) * 4 + 6
+
+
 def body():
     ours = []
     try:
@@ -124,13 +162,8 @@ def body():
         with open(path, "w", encoding="utf-8") as f:
             json.dump(CONFIG, f)
         ctl("configure", "gpu", path)
-        ours += [llama("herd", 8081), llama("gguf", 8080)]
-        # An engine of gpu: the mesh has its model, in the dialects that llama.cpp speaks.
-        for node in ("gpu", "laptop"):
-            wait(30, f"{node} lists nas and llama.cpp's model", lambda: {"second", "gguf"} <= {m["id"].removesuffix(":latest") for m in get(node, "/v1/models").json["data"]})
-        for stream in (False, True):
-            a = posted("/v1/chat/completions", "gguf", stream, node="laptop")
-            equal((a.status, a.by), (200, "gpu"), f"llama.cpp as an engine, stream {stream}: {a.text[:200]}")
+        ours += [llama("herd", 8081), llama("", 8080)]
+        engine = of_engine()
         of_llama(ours[1])
         took = wait(120, "LiteLLM listens", lambda: get("gpu", "/v1/models", {"Authorization": f"Bearer {KEY}"}, port=4000).status == 200, every=0.5)
         n = of_litellm()
@@ -138,7 +171,7 @@ def body():
             check(KEY not in get("gpu", f"/{name}", port=11437).text, f"the key stands in /{name}")
         with open(os.path.join(LAB_DIR, "gpu", "tailherd.log"), encoding="utf-8", errors="replace") as f:
             check(KEY not in f.read(), "the key stands in the log")
-        return f"LiteLLM (up after {took:.0f} s more): 3 dialects, 429 and an unknown model go on, 200 numbers, {n} answers of the Python clients; llama.cpp: an engine for a peer, a provider in 3 dialects, too long in its words"
+        return f"LiteLLM (up after {took:.0f} s more): 3 dialects, responses, 429 and an unknown model go on, 200 numbers, {n} answers of the Python and npm clients; llama.cpp without an alias: {engine} answers as an engine here and for a peer; a provider in 3 dialects, too long in its words"
     finally:
         for running in ours:
             running.end()
