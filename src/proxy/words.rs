@@ -64,13 +64,15 @@ impl Words {
     /// For an engine that does not speak what the caller speaks; `None` = it does.
     pub(crate) fn for_engine(ask: &Ask<'_>, offer: &Offer) -> Result<Option<Words>, Unsaid> {
         let Some((translation, path)) = way(ask.asked, offer) else { return Ok(None) };
-        let body = serde_json::from_slice(&ask.held.frames().concat()).map_err(|_| odd())?;
+        let body: Value = serde_json::from_slice(&ask.held.frames().concat()).map_err(|_| odd())?;
+        let think = body["think"].as_bool();
         let target = Target {
             model: offer.id.as_ref().unwrap_or(&offer.name).to_string(),
             sampling: true,
             ..Target::default()
         };
         let mut asked = translation.request(body, &target).map_err(Unsaid::from)?;
+        engines_own(offer.endpoint.kind, think, &mut asked.body);
         if let Some(most) = ask.max_predict {
             asked.body["max_tokens"] = most.into();
         }
@@ -111,6 +113,21 @@ impl Words {
         }
         let back = Back { translation, stream: asked.stream, echoed: asked.echoed };
         Ok(Words { path, body: asked.body.to_string().into(), back: Some(back) })
+    }
+}
+
+/// What OpenAI has no field for, in the field that an engine has for it.
+fn engines_own(kind: EngineKind, think: Option<bool>, body: &mut Value) {
+    let Some(fields) = body.as_object_mut() else { return };
+    if kind != EngineKind::Vllm
+        && let Some(penalty) = fields.shift_remove("repetition_penalty")
+    {
+        fields.insert("repeat_penalty".to_owned(), penalty);
+    }
+    // A template that knows nothing of it does not read it.
+    if kind == EngineKind::LlamaCpp && think == Some(false) {
+        let kwargs = serde_json::json!({ "enable_thinking": false });
+        fields.insert("chat_template_kwargs".to_owned(), kwargs);
     }
 }
 
@@ -292,7 +309,30 @@ impl http_body::Body for Translated {
 mod tests {
     use std::sync::Arc;
 
+    use serde_json::json;
+
     use super::*;
+
+    #[test]
+    fn an_engine_is_told_in_its_own_fields_what_openai_has_none_for() {
+        use EngineKind::{LlamaCpp, LmStudio, Vllm};
+        let quiet = json!({ "enable_thinking": false });
+        for (kind, think, want) in [
+            (LlamaCpp, None, json!({ "repeat_penalty": 1.5 })),
+            (LlamaCpp, Some(true), json!({ "repeat_penalty": 1.5 })),
+            (
+                LlamaCpp,
+                Some(false),
+                json!({ "repeat_penalty": 1.5, "chat_template_kwargs": quiet }),
+            ),
+            (LmStudio, Some(false), json!({ "repeat_penalty": 1.5 })),
+            (Vllm, Some(false), json!({ "repetition_penalty": 1.5 })),
+        ] {
+            let mut body = json!({ "repetition_penalty": 1.5 });
+            engines_own(kind, think, &mut body);
+            assert_eq!(body, want, "{kind:?} {think:?}");
+        }
+    }
 
     #[test]
     fn only_servers_that_take_a_field_get_it() {

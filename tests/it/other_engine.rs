@@ -112,7 +112,7 @@ async fn an_engine_of_another_kind_is_asked_in_every_dialect() {
     let (engine, world) = world(&["qwen2.gguf"]).await;
     let chat = json!([{ "role": "user", "content": "x" }]);
     for (path, more, said) in [
-        ("/api/chat", json!({ "messages": chat }), "/message/content"),
+        ("/api/chat", json!({ "messages": chat, "think": false }), "/message/content"),
         ("/api/generate", json!({ "prompt": "x" }), "/response"),
         ("/v1/messages", json!({ "messages": chat, "max_tokens": 9 }), "/content/0/text"),
         ("/v1/responses", json!({ "input": "x" }), "/output/0/content/0/text"),
@@ -134,6 +134,8 @@ async fn an_engine_of_another_kind_is_asked_in_every_dialect() {
             assert_eq!(one.path, "/v1/chat/completions", "{at} {path}");
             assert_eq!(one.body["model"], format!("{FOLDER}/qwen2.gguf"), "{at} {path}");
             assert_eq!(one.header("anthropic-version"), "", "{at} {path}");
+            let quiet = &one.body["chat_template_kwargs"]["enable_thinking"];
+            assert_eq!(quiet == false, path == "/api/chat", "{at} {path}: {}", one.body);
         }
     }
 }
