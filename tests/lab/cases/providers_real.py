@@ -6,6 +6,7 @@ import shutil
 import subprocess
 
 from lab import HERE, LAB_DIR, case, check, counted, ctl, equal, get, metric, post, run_in, wait
+from claw.home import Claw
 
 KEY = "sk-lab-master-canary"
 THREE = " one two three"
@@ -128,7 +129,12 @@ def of_llama(running):
     equal(native("to-llama").by, "nas", "who answers when llama.cpp is gone")
 
 
-def of_engine():
+def unlisted():
+    with open(os.path.join(LAB_DIR, "gpu", "tailherd.log"), encoding="utf-8", errors="replace") as f:
+        return f.read().count("cannot be listed")
+
+
+def of_engine(before):
     """llama.cpp's own server without an alias: the mesh has its model under its file's name, in every dialect, and nobody is told its path."""
     for node in ("gpu", "laptop"):
         wait(60, f"{node} lists nas and llama.cpp's model", lambda: {"second", FILE} <= {m["id"].removesuffix(":latest") for m in get(node, "/v1/models").json["data"]})
@@ -146,6 +152,12 @@ def of_engine():
         for argv, want in ((["list"], FILE), (["show", FILE], "tools"), (["run", FILE, "x", "--nowordwrap"], "one two three")):
             r = run_in(node, ollama + argv, env={"HOME": "/tmp"}, timeout=120)
             check(r.returncode == 0 and want in r.stdout and "/gguf/" not in r.stdout, f"{node}: ollama {argv[0]}: {r.returncode} {r.stdout[-300:]} {r.stderr[-300:]}")
+    wait(60, "doctor tells of what cannot be listed", lambda: ": my model\n" in ctl("cli", "gpu", "doctor", ok=False).stdout)
+    equal(unlisted() - before, 1, "lines of the log on what cannot be listed")
+    claw = Claw({"agents": {"defaults": {"model": {"primary": f"ollama/{FILE}"}}}})
+    equal(claw.discover()["models"].get(FILE), {"tools": True, "thinking": False, "context": 4096}, "what OpenClaw finds of it")
+    code, said = claw.json("openclaw", "infer", "model", "run", "--local", "--model", f"ollama/{FILE}", "--prompt", "Say pong", "--json")
+    check(code == 0 and "one two three" in json.dumps(said), f"OpenClaw asks it: {code} {json.dumps(said)[-400:]}")
     words = "x" * 6000  # a token for each
     a = native(FILE, prompt=words, node="laptop")
     equal((a.status, a.json["error"]), (400, post("gpu", "/v1/chat/completions", {"messages": [{"role": "user", "content": words}]}, port=8080).json["error"]["message"]), "a prompt too long, in llama.cpp's words")
@@ -162,8 +174,9 @@ def body():
         with open(path, "w", encoding="utf-8") as f:
             json.dump(CONFIG, f)
         ctl("configure", "gpu", path)
-        ours += [llama("herd", 8081), llama("", 8080)]
-        engine = of_engine()
+        before = unlisted()
+        ours += [llama("herd", 8081), llama("", 8080), llama("my model", 8000)]
+        engine = of_engine(before)
         of_llama(ours[1])
         took = wait(120, "LiteLLM listens", lambda: get("gpu", "/v1/models", {"Authorization": f"Bearer {KEY}"}, port=4000).status == 200, every=0.5)
         n = of_litellm()
@@ -171,7 +184,7 @@ def body():
             check(KEY not in get("gpu", f"/{name}", port=11437).text, f"the key stands in /{name}")
         with open(os.path.join(LAB_DIR, "gpu", "tailherd.log"), encoding="utf-8", errors="replace") as f:
             check(KEY not in f.read(), "the key stands in the log")
-        return f"LiteLLM (up after {took:.0f} s more): 3 dialects, responses, 429 and an unknown model go on, 200 numbers, {n} answers of the Python and npm clients; llama.cpp without an alias: {engine} answers as an engine here and for a peer; a provider in 3 dialects, too long in its words"
+        return f"LiteLLM (up after {took:.0f} s more): 3 dialects, responses, 429 and an unknown model go on, 200 numbers, {n} answers of the Python and npm clients; llama.cpp without an alias: {engine} answers as an engine here and for a peer, OpenClaw finds and asks it; a provider in 3 dialects, too long in its words"
     finally:
         for running in ours:
             running.end()

@@ -2,7 +2,7 @@
 # the Python clients ollama, openai and anthropic and the npm clients ollama and openai, for a local model and a peer's
 import os
 
-from lab import HERE, case, check, run_in
+from lab import HERE, case, check, run_in, unload
 
 CLIENTS = {"Python": [os.environ["LAB_SDK_PY"], os.path.join(HERE, "sdk", "clients.py")], "npm": ["node", os.path.join(HERE, "sdk", "clients.mjs")]}
 
@@ -15,6 +15,7 @@ def run(which, node, *more):
 
 def body():
     figures = []
+    unload("gpu")  # Ollama lists what is in memory under the name it was first asked by, and several have one file
     for which in CLIENTS:
         n = run(which, "gpu", "direct")
         check(n == run(which, "gpu") == run(which, "laptop"), f"{which}: not all answers were looked at")
