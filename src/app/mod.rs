@@ -102,6 +102,7 @@ pub enum StartError {
 
 /// The running program. Dropping it stops everything at once; [`App::stop`] lets requests end.
 pub struct App {
+    clock: Clock,
     proxy: Arc<Proxy>,
     directory: Arc<Directory>,
     discovery: Discovery,
@@ -233,6 +234,7 @@ impl App {
             host,
             events: Arc::clone(&events),
             state: state.clone(),
+            clock,
             every: timing.machine,
         });
 
@@ -299,7 +301,7 @@ impl App {
         doors.open_admin(config.admin_listen);
         let ports = config.tailnet.ports.clone();
         let mesh_ports =
-            MeshListeners::follow(view.clone(), ports.clone(), sockets.clone(), &timing);
+            MeshListeners::follow(view.clone(), ports.clone(), sockets.clone(), clock, &timing);
         doors.open_mesh(mesh_ports);
         if let Some(port) = ports.first() {
             doors.open_lan(LanListeners::follow(
@@ -308,6 +310,7 @@ impl App {
                 *port,
                 sockets.clone(),
                 Arc::clone(&metrics),
+                clock,
                 &timing,
             ));
         }
@@ -333,12 +336,13 @@ impl App {
             })),
             tokio::spawn(Arc::clone(&sharing).keep()),
             tokio::spawn(pins::keep(trust.clone(), Arc::clone(&events), timing.save)),
-            tokio::spawn(spend.clone().keep(timing.save)),
+            tokio::spawn(spend.clone().keep(clock, timing.save)),
         ];
         let ours = doors.own_addresses();
         let looking = reload::Looking { ours, homes, pool, clock };
         let probes = looking.start(&config, &directory, &timing);
         Ok(App {
+            clock,
             proxy,
             directory,
             discovery,

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::sleep_until;
 
 use crate::config::{self, Config, Env};
 use crate::net::Sockets;
@@ -48,7 +49,6 @@ pub async fn serve(
     let mut terminate = signal(SignalKind::terminate()).map_err(StartError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(StartError::Signals)?;
     let mut written = file.as_deref().and_then(modified);
-    let mut look = tokio::time::interval(LOOK_AT_FILE);
     loop {
         tokio::select! {
             _ = terminate.recv() => break,
@@ -61,7 +61,7 @@ pub async fn serve(
                 // Whoever gave the order may have left.
                 let _ = order.answer.send(said);
             }
-            _ = look.tick() => {
+            () = sleep_until(app.clock.next(LOOK_AT_FILE)) => {
                 let now = file.as_deref().and_then(modified);
                 if now.is_some() && now != written {
                     written = now;

@@ -11,6 +11,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
+use tokio::time::sleep_until;
 
 use super::control::{Said, SharingRow};
 use crate::balance::sharing::{self, Machine, Orders, Pause, Rules};
@@ -18,7 +19,7 @@ use crate::config::{Config, ShareLoads};
 use crate::directory::Directory;
 use crate::gate::{Gates, Share};
 use crate::net::{Host, Sockets};
-use crate::telemetry::{Events, wall};
+use crate::telemetry::{Clock, Events, wall};
 use crate::trust::store;
 use crate::types::{Accepting, Power, Principal, Wall};
 
@@ -32,6 +33,7 @@ pub(super) struct Parts {
     pub(super) events: Arc<Events>,
     /// The folder that is kept over restarts.
     pub(super) state: Option<PathBuf>,
+    pub(super) clock: Clock,
     /// How often the machine is looked at.
     pub(super) every: Duration,
 }
@@ -73,7 +75,7 @@ impl Sharing {
                 changed = config.changed() => if changed.is_err() { return },
                 Ok(()) = host.changed() => {}
                 Ok(()) = whose.changed() => {}
-                () = tokio::time::sleep(self.parts.every) => {}
+                () = sleep_until(self.parts.clock.next(self.parts.every)) => {}
             }
         }
     }

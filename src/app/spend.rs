@@ -7,8 +7,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::sleep_until;
+
 use crate::directory::accounts::{Accounts, Kept, today};
-use crate::telemetry::Events;
+use crate::telemetry::{Clock, Events};
 use crate::trust::store;
 
 /// The accounts, and where they are kept.
@@ -36,10 +38,10 @@ impl Spend {
     }
 
     /// Writes what changed, at most once in `every`.
-    pub(super) async fn keep(self, every: Duration) {
+    pub(super) async fn keep(self, clock: Clock, every: Duration) {
         let mut written = self.accounts.kept(today());
         loop {
-            tokio::time::sleep(every).await;
+            sleep_until(clock.next(every)).await;
             let kept = self.accounts.kept(today());
             if kept != written && self.save().await {
                 written = kept;

@@ -15,6 +15,7 @@ use super::event::{Rates, Remembered};
 use super::saved::{self, Scope};
 use super::writer::State;
 use crate::balance::claims::Kept;
+use crate::telemetry::Clock;
 use crate::types::Moment;
 
 /// After so many quiet intervals ages and speeds are worth a write of their own.
@@ -24,6 +25,7 @@ const QUIET: u32 = 60;
 #[derive(Debug)]
 pub(super) struct Keeper {
     folder: Option<PathBuf>,
+    clock: Clock,
     every: Duration,
     next: Instant,
     quiet: u32,
@@ -32,9 +34,10 @@ pub(super) struct Keeper {
 }
 
 impl Keeper {
-    pub(super) fn new(folder: Option<PathBuf>, every: Duration) -> Keeper {
+    pub(super) fn new(folder: Option<PathBuf>, clock: Clock, every: Duration) -> Keeper {
         let every = every.max(Duration::from_millis(10));
-        Keeper { folder, every, next: Instant::now() + every, quiet: 0, scopes: HashMap::new() }
+        let next = clock.next(every);
+        Keeper { folder, clock, every, next, quiet: 0, scopes: HashMap::new() }
     }
 
     /// When the next look at what changed is due; never without a folder.
@@ -60,7 +63,7 @@ impl Keeper {
 
     /// Writes the files whose content changed; with `all`, every file.
     pub(super) async fn save(&mut self, state: &State, now: Moment, all: bool) {
-        self.next = Instant::now() + self.every;
+        self.next = self.clock.next(self.every);
         let Some(folder) = self.folder.clone() else { return };
         self.quiet += 1;
         let all = all || self.quiet >= QUIET;

@@ -90,7 +90,7 @@ impl Directory {
             peers,
             state,
             clock,
-            keeper: Keeper::new(config.state, config.save),
+            keeper: Keeper::new(config.state, clock, config.save),
         };
         tokio::spawn(writer.run());
         directory

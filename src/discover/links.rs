@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::time::{Instant, sleep_until};
 
 use super::lan::{self, Standing};
 use super::tailnet::Setup;
@@ -21,7 +21,7 @@ use crate::net::lan::{Interface, LanView};
 use crate::net::mdns::{Heard, Mdns, Place, Say};
 use crate::net::{Sockets, TailnetView, Task, localapi};
 use crate::telemetry::events::Events;
-use crate::telemetry::wall;
+use crate::telemetry::{Clock, wall};
 use crate::trust::{Networks, Trust, tag};
 use crate::types::{NodeId, PublicKey, Wall};
 
@@ -63,7 +63,8 @@ pub(super) fn start(setup: &Setup) {
     };
     let changes = setup.sockets.follow_links();
     let bell = setup.bell.subscribe();
-    tokio::spawn(links.run(Mdns::follow(at, said), changes, bell, setup.timing.tailnet_poll));
+    let (clock, every) = (setup.clock, setup.timing.tailnet_poll);
+    tokio::spawn(links.run(Mdns::follow(at, said), changes, bell, clock, every));
 }
 
 struct Links {
@@ -96,15 +97,18 @@ impl Links {
         mut mdns: Mdns,
         (_followed, mut changes): (Task, watch::Receiver<u64>),
         mut bell: watch::Receiver<u64>,
+        clock: Clock,
         every: Duration,
     ) {
-        let mut tick = tokio::time::interval(every);
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut due = Instant::now();
         let mut directory = self.directory.changed();
         let mut trust = self.trust.changed();
         loop {
             let heard = tokio::select! {
-                _ = tick.tick() => None,
+                () = sleep_until(due) => {
+                    due = clock.next(every);
+                    None
+                }
                 heard = mdns.heard() => heard,
                 Ok(()) = self.view.changed() => None,
                 Ok(()) = self.config.changed() => None,
@@ -356,7 +360,6 @@ mod tests {
     use crate::directory::testing::who;
     use crate::directory::{DirectoryConfig, Settings};
     use crate::net::lan::{Gateway, Kind, LanLink};
-    use crate::telemetry::Clock;
     use crate::trust::{Bounds, ByHand, Own};
     use crate::types::{ControlId, Verb};
 

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Instant, sleep_until};
 
 use super::daemon::{Answer, Daemon};
 use super::dns::{self, Place};
@@ -170,8 +170,7 @@ impl Watch {
     }
 
     async fn run(mut self, mut inbox: mpsc::Receiver<Command>) {
-        let mut tick = tokio::time::interval(self.setup.timing.tailnet_poll);
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut due = Instant::now();
         let mut directory = self.setup.directory.changed();
         let mut pins = self.setup.trust.changed();
         let mut reloads = true;
@@ -179,7 +178,10 @@ impl Watch {
         self.setup.metrics.rung(self.rungs.state().rung);
         loop {
             let woken = tokio::select! {
-                _ = tick.tick() => Woken::Tick,
+                () = sleep_until(due) => {
+                    due = self.setup.clock.next(self.setup.timing.tailnet_poll);
+                    Woken::Tick
+                }
                 () = self.daemon.ring() => Woken::Ring,
                 changed = self.setup.config.changed(), if reloads => {
                     reloads = changed.is_ok();

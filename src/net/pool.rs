@@ -20,7 +20,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
-use tokio::time::{sleep, timeout};
+use tokio::time::{sleep_until, timeout};
 
 use super::connect::{ConnectError, Connector};
 use super::task::Task;
@@ -72,7 +72,7 @@ impl Pool {
             idle_limit: timing.pool_idle,
             idle: Mutex::default(),
         });
-        tokio::spawn(sweep(Arc::downgrade(&inner), timing.pool_idle));
+        tokio::spawn(sweep(Arc::downgrade(&inner), clock, timing.pool_idle));
         Pool(inner)
     }
 
@@ -87,7 +87,8 @@ impl Pool {
 
     /// A new connection, whatever is idle: for a try after a kept one turned out to be dead.
     pub async fn fresh(&self, node: &NodeId, dial: &Dial) -> Result<Lease, ConnectError> {
-        let io = self.0.connector.connect(node, dial).await?;
+        // Rare, and large: whoever may come here should not have to carry it along.
+        let io = Box::pin(self.0.connector.connect(node, dial)).await?;
         let (sender, connection) = http1::handshake(TokioIo::new(io))
             .await
             .map_err(|source| ConnectError::Http { to: format!("{dial:?}"), source })?;
@@ -128,9 +129,6 @@ impl Inner {
         } else {
             list.clear();
         }
-        if list.is_empty() {
-            idle.remove(key);
-        }
         found
     }
 
@@ -158,10 +156,10 @@ impl Inner {
 }
 
 /// Closes what is too old, for as long as the pool lives.
-async fn sweep(pool: Weak<Inner>, idle_limit: Duration) {
+async fn sweep(pool: Weak<Inner>, clock: Clock, idle_limit: Duration) {
     let every = (idle_limit / 4).max(Duration::from_millis(50));
     loop {
-        sleep(every).await;
+        sleep_until(clock.next(every)).await;
         match pool.upgrade() {
             Some(pool) => pool.sweep(),
             None => return,

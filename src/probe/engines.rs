@@ -91,9 +91,9 @@ impl Engines {
         loop {
             self.look().await;
             // What somebody just made or deleted here is not waited for.
-            let pause = tokio::time::sleep(self.ask.timing.probe_local);
+            let next = self.ask.clock.next(self.ask.timing.probe_local);
             tokio::select! {
-                () = pause => {}
+                () = tokio::time::sleep_until(next) => {}
                 () = self.asked.notified() => {}
             }
         }

@@ -6,7 +6,6 @@
 
 #[cfg(target_os = "linux")]
 use std::io;
-use std::time::Duration;
 
 #[cfg(target_os = "linux")]
 use rustix::io::Errno;
@@ -20,18 +19,16 @@ use tokio::time::sleep;
 
 use super::leash::{LOOK, Leashes};
 
-/// How often is looked whether there are connections to look after.
-const IDLE: Duration = Duration::from_secs(1);
-
 /// Follows the machine's links: connections whose network was lost end, and whoever waits on
 /// the bell is told. Never ends.
 pub(in crate::net) async fn follow(leashes: Leashes) {
     let mut words = Words::open();
     loop {
-        let rest = if leashes.any() { LOOK } else { IDLE };
+        let any = leashes.any();
         let told = tokio::select! {
             () = words.next() => true,
-            () = sleep(rest) => false,
+            () = sleep(LOOK), if any => false,
+            () = leashes.opened(), if !any => false,
         };
         // First what may send something by itself.
         let lost = leashes.look();

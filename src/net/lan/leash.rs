@@ -31,7 +31,7 @@ use parking_lot::Mutex;
 use socket2::{SockRef, Socket};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::sleep;
 
 use super::view::{LanLink, LanView};
@@ -94,6 +94,8 @@ struct All {
     open: Mutex<Vec<Weak<Leash>>>,
     kept: Mutex<Vec<Kept>>,
     bell: watch::Sender<u64>,
+    /// Told when a connection is opened.
+    opened: Notify,
 }
 
 /// A connection that is not touched any more.
@@ -106,7 +108,7 @@ impl Default for Leashes {
     fn default() -> Leashes {
         let (bell, _) = watch::channel(0);
         let (carriers, open, kept) = Default::default();
-        Leashes(Arc::new(All { carriers, open, kept, bell }))
+        Leashes(Arc::new(All { carriers, open, kept, bell, opened: Notify::new() }))
     }
 }
 
@@ -177,6 +179,7 @@ impl Leashes {
         let mut open = self.0.open.lock();
         open.retain(|one| one.strong_count() > 0);
         open.push(Arc::downgrade(&leash));
+        self.0.opened.notify_one();
         Ok(Leashed { leash, io })
     }
 
@@ -190,6 +193,11 @@ impl Leashes {
     pub(super) fn any(&self) -> bool {
         let open = self.0.open.lock();
         open.iter().filter_map(Weak::upgrade).any(|leash| !leash.is_cut())
+    }
+
+    /// Waits until a connection is opened, or was since this was waited for last.
+    pub(super) async fn opened(&self) {
+        self.0.opened.notified().await;
     }
 
     /// Tells everybody who waits that links changed.

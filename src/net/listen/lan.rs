@@ -13,7 +13,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, Id, JoinSet};
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{sleep_until, timeout};
 
 use super::follow::{Arrival, Follower, MeshPort, WAITING, Wanted};
 use super::tls;
@@ -21,6 +21,7 @@ use crate::net::Io;
 use crate::net::lan::{LanLink, LanView, Reason, Tied};
 use crate::net::sockets::Sockets;
 use crate::net::task::Task;
+use crate::telemetry::Clock;
 use crate::telemetry::metrics::Metrics;
 use crate::trust::{Trust, View, tag};
 use crate::types::{ListenerKind, PublicKey, Timing, Wall};
@@ -72,6 +73,7 @@ impl LanListeners {
         port: u16,
         sockets: Sockets,
         metrics: Arc<Metrics>,
+        clock: Clock,
         timing: &Timing,
     ) -> LanListeners {
         let (follower, arrivals, state) = Follower::new(ListenerKind::Lan, sockets.clone());
@@ -86,7 +88,7 @@ impl LanListeners {
             tags: Arc::default(),
             places: Arc::default(),
         };
-        let follow = Task::spawn(run(follower, lan, port, timing.tailnet_poll));
+        let follow = Task::spawn(run(follower, lan, port, clock, timing.tailnet_poll));
         let front = Task::spawn(front.run(arrivals, send));
         LanListeners { accepted, state, _tasks: [follow, front] }
     }
@@ -106,12 +108,12 @@ async fn run(
     mut follower: Follower,
     mut lan: watch::Receiver<Arc<LanView>>,
     port: u16,
+    clock: Clock,
     every: Duration,
 ) {
-    let mut tick = interval(every);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let view = Arc::clone(&lan.borrow_and_update());
+        let some = !view.links.is_empty();
         let wanted = view.links.iter().map(|link| Wanted {
             addr: SocketAddr::new(link.addr, port),
             device: Ok(Some(link.device())),
@@ -120,7 +122,7 @@ async fn run(
         tokio::select! {
             changed = lan.changed() => if changed.is_err() { return },
             // Ports become free without a word.
-            _ = tick.tick() => {}
+            () = sleep_until(clock.next(every)), if some => {}
             () = follower.abandoned() => return,
         }
     }

@@ -8,13 +8,14 @@ use std::time::Duration;
 
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::sleep_until;
 
 use super::follow::{Arrival, Follower, MeshPort, Wanted};
 use crate::net::device::device_of;
 use crate::net::sockets::Sockets;
 use crate::net::task::Task;
 use crate::net::view::TailnetView;
+use crate::telemetry::Clock;
 use crate::types::{ListenerKind, Timing};
 
 /// A connection that came in at a mesh listener.
@@ -43,10 +44,11 @@ impl MeshListeners {
         tailnet: watch::Receiver<Arc<TailnetView>>,
         ports: Vec<u16>,
         sockets: Sockets,
+        clock: Clock,
         timing: &Timing,
     ) -> MeshListeners {
         let (follower, arrivals, state) = Follower::new(ListenerKind::Mesh, sockets);
-        let task = Task::spawn(run(follower, tailnet, ports, timing.tailnet_poll));
+        let task = Task::spawn(run(follower, tailnet, ports, clock, timing.tailnet_poll));
         MeshListeners { arrivals, state, _task: task }
     }
 
@@ -66,17 +68,18 @@ async fn run(
     mut follower: Follower,
     mut tailnet: watch::Receiver<Arc<TailnetView>>,
     ports: Vec<u16>,
+    clock: Clock,
     every: Duration,
 ) {
-    let mut tick = interval(every);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let view = Arc::clone(&tailnet.borrow_and_update());
-        follower.step(wanted(&view, &ports));
+        let wanted = wanted(&view, &ports);
+        let some = !wanted.is_empty();
+        follower.step(wanted);
         tokio::select! {
             changed = tailnet.changed() => if changed.is_err() { return },
             // Devices come and go, and ports become free, without a word from the daemon.
-            _ = tick.tick() => {}
+            () = sleep_until(clock.next(every)), if some => {}
             () = follower.abandoned() => return,
         }
     }

@@ -140,7 +140,7 @@ pub(super) async fn home() -> Home {
     let metrics = Metrics::new().unwrap();
     let (desk_lan, rx) = watch::channel(Arc::new(link("10.99.0.2")));
     let (trust, count) = (desk.trust.clone(), Arc::clone(&metrics));
-    let listeners = LanListeners::follow(rx, trust, 11436, sockets, count, &timing);
+    let listeners = LanListeners::follow(rx, trust, 11436, sockets, count, Clock::start(), &timing);
     let mut state = listeners.state();
     state.wait_for(|ports| ports.iter().any(|p| p.error.is_none())).await.unwrap();
     let at = real.lock().unwrap();

@@ -8,6 +8,7 @@ use tokio::time::timeout;
 use super::*;
 use crate::net::listen::{self, MeshListeners, MeshPort};
 use crate::net::{BindError, Sockets, device_of};
+use crate::telemetry::Clock;
 use crate::types::ListenerKind;
 
 fn free() -> Sockets {
@@ -73,7 +74,7 @@ async fn until(mesh: &MeshListeners, want: impl Fn(&[MeshPort]) -> bool) -> Vec<
 async fn mesh_listeners_follow_the_tailnet() {
     let here = |ip: &str| TailnetView { me: Some(node("me", &[ip])), ..loopback_tailnet() };
     let (tailnet, rx) = watch::channel(Arc::new(TailnetView::absent("starting")));
-    let mut mesh = MeshListeners::follow(rx, vec![1, 2], free(), &Timing::shrunk());
+    let mut mesh = MeshListeners::follow(rx, vec![1, 2], free(), Clock::start(), &Timing::shrunk());
     assert_eq!(until(&mesh, |_| true).await, []);
     tailnet.send_replace(Arc::new(here("127.0.0.1")));
     let ports = until(&mesh, |s| s.len() == 2).await;
@@ -116,7 +117,7 @@ async fn a_taken_port_is_tried_again() {
     let (holder, held) = listener("127.0.0.1").await;
     let (_tailnet, rx) = watch::channel(Arc::new(loopback_tailnet()));
     let ports = vec![held.port()];
-    let mesh = MeshListeners::follow(rx, ports, Sockets::real(), &Timing::shrunk());
+    let mesh = MeshListeners::follow(rx, ports, Sockets::real(), Clock::start(), &Timing::shrunk());
     let state = until(&mesh, |s| s.len() == 1).await;
     assert!(state[0].error.as_ref().is_some_and(|e| e.contains("in use")), "{state:?}");
     drop(holder);
