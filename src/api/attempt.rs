@@ -8,6 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::HeaderName;
 use serde::{Deserialize, Serialize};
 
 /// The attempt's number: 128 bits as hex digits, never used twice.
@@ -18,7 +19,7 @@ pub const BUDGET: &str = "x-tailherd-wait-budget";
 /// (`load`).
 pub const PLAN: &str = "x-tailherd-plan";
 /// Why a request was not taken.
-pub const REFUSED: &str = "x-tailherd-refused";
+pub const REFUSED: HeaderName = HeaderName::from_static("x-tailherd-refused");
 
 /// Where an attempt is taken back.
 pub const WITHDRAW: &str = "/mesh/v1/withdraw";

@@ -207,7 +207,7 @@ impl Echo {
         self.holding = Holding::Nothing;
         match self.lexer.depth() {
             1 => {
-                self.in_parent = self.parent == Some(key.as_str());
+                self.in_parent = self.parent == Some(&*key);
                 self.at_model = key == "model";
             }
             _ => self.at_model = self.in_parent && key == "model",

@@ -86,31 +86,11 @@ const ANSWER: &[&str] = &[
 const TYPES: &[&str] =
     &["application/json", "application/x-ndjson", "text/event-stream", "text/plain"];
 
-/// Removes what belongs to one connection, and what `Connection` says does.
-pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    let named: Vec<HeaderName> = headers
-        .get_all(header::CONNECTION)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .filter_map(|name| HeaderName::try_from(name.trim()).ok())
-        // Content-Length is how the body is framed, whatever a client claims.
-        .filter(|name| *name != header::CONTENT_LENGTH)
-        .collect();
-    for name in named {
-        headers.remove(name);
-    }
-    for name in HOP_BY_HOP {
-        headers.remove(*name);
-    }
-}
-
 /// Prepares a client's headers for `target`. What the next one needs of ours (`Host`,
 /// `x-tailherd-*`) is set by the caller afterwards, and `Content-Length` is his to change if
 /// he changes the body.
 pub fn request(headers: &mut HeaderMap, target: Target) {
-    strip_hop_by_hop(headers);
-    retain(headers, |name| {
+    keep(headers, |name| {
         let passes = !is_ours_to_say(name) && !is_for_this_hop(name);
         match target {
             Target::Engine => passes,
@@ -134,8 +114,7 @@ pub fn response(status: StatusCode, headers: &mut HeaderMap) -> Result<(), Rejec
             return Err(Reject::ContentType);
         }
     }
-    strip_hop_by_hop(headers);
-    retain(headers, |name| {
+    keep(headers, |name| {
         ANSWER.contains(&name)
             || name.starts_with("x-ratelimit-")
             || name.starts_with("anthropic-ratelimit-")
@@ -174,9 +153,21 @@ fn is_secret(name: &str) -> bool {
     SECRET.iter().any(|part| name.contains(part))
 }
 
-fn retain(headers: &mut HeaderMap, keep: impl Fn(&str) -> bool) {
-    let gone: Vec<HeaderName> =
-        headers.keys().filter(|name| !keep(name.as_str())).cloned().collect();
+/// Removes what belongs to one connection, what `Connection` says does, and what does not pass.
+fn keep(headers: &mut HeaderMap, passes: impl Fn(&str) -> bool) {
+    let named: Vec<HeaderName> = headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|name| HeaderName::try_from(name.trim()).ok())
+        // Content-Length is how the body is framed, whatever a client claims.
+        .filter(|name| *name != header::CONTENT_LENGTH)
+        .collect();
+    let stays = |name: &HeaderName| {
+        !HOP_BY_HOP.contains(&name.as_str()) && !named.contains(name) && passes(name.as_str())
+    };
+    let gone: Vec<HeaderName> = headers.keys().filter(|name| !stays(name)).cloned().collect();
     for name in gone {
         headers.remove(name);
     }
@@ -216,7 +207,7 @@ mod tests {
             "Content-Length: 5",
             "User-Agent: ollama/0.32",
         ]);
-        strip_hop_by_hop(&mut h);
+        request(&mut h, Target::Engine);
         assert_eq!(names(&h), ["content-length", "user-agent"]);
     }
 

@@ -5,6 +5,8 @@
 //! a request are skipped with `memchr`. It never copies and never allocates; who wants the
 //! bytes of a token slices them out of the chunk.
 
+use std::borrow::Cow;
+
 /// Deepest nesting that is read.
 pub(super) const MAX_DEPTH: u8 = 128;
 
@@ -370,7 +372,13 @@ impl Lexer {
 
 /// The text of a string token (without its quotes) as Go reads it: what is not UTF-8, and
 /// half a surrogate pair, become U+FFFD.
-pub(super) fn unescape(raw: &[u8]) -> String {
+pub(super) fn unescape(raw: &[u8]) -> Cow<'_, str> {
+    // Most texts are written as they are.
+    if memchr::memchr(b'\\', raw).is_none()
+        && let Ok(text) = std::str::from_utf8(raw)
+    {
+        return Cow::Borrowed(text);
+    }
     let mut text = String::with_capacity(raw.len());
     let mut rest = raw;
     while !rest.is_empty() {
@@ -406,7 +414,7 @@ pub(super) fn unescape(raw: &[u8]) -> String {
         }
         rest = rest.get(2..).unwrap_or_default();
     }
-    text
+    Cow::Owned(text)
 }
 
 /// The code unit of a `\u` escape at the start of `rest`; 0 if there is none (which no surrogate

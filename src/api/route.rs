@@ -195,6 +195,12 @@ pub fn classify(method: &Method, raw_path: &str) -> Route {
     if let Some(rest) = raw_path.strip_prefix("/node/") {
         return behind_node(method, rest);
     }
+    // A path just as the table has it needs no tidying up.
+    if is_known(raw_path)
+        && let Some(route) = known(method, raw_path, raw_path)
+    {
+        return route;
+    }
     let Some(decoded) = path::decode(raw_path) else { return not_found(method, raw_path) };
     let clean = path::clean(&decoded);
     // Some readers take a backslash for a slash.
@@ -257,6 +263,12 @@ fn behind_node(method: &Method, rest: &str) -> Route {
     }
     route.node = Some(node);
     route
+}
+
+/// Whether a path stands in the table letter by letter.
+fn is_known(raw: &str) -> bool {
+    // One that ends in a slash has another segment yet.
+    raw == "/" || (!raw.ends_with('/') && TABLE.iter().any(|row| row.path == raw))
 }
 
 /// A route of the table, its 405, or its trailing slash.

@@ -17,12 +17,11 @@ use std::task::{Context, Poll, ready};
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::watch;
-use tower::{Service, ServiceExt};
 
 use crate::api::heads::Heads;
 use crate::net::Body;
@@ -122,22 +121,20 @@ pub(super) struct Place {
 
 impl Place {
     /// Serves the connection in a task of its own.
-    pub(super) fn serve<I, S, F>(self, io: I, service: S)
+    pub(super) fn serve<I, A, F>(self, io: I, answer: A)
     where
         I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-        S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible, Future = F>
-            + Clone
-            + Send
-            + 'static,
-        F: Future<Output = Result<Response<Body>, Infallible>> + Send + 'static,
+        A: Fn(Request<Incoming>) -> F + Send + 'static,
+        F: Future<Output = Response<Body>> + Send + 'static,
     {
         let Connections { timing, draining, .. } = &*self.all;
         let mut draining = draining.clone();
         let begun = Arc::new(AtomicBool::new(false));
         let saw = Arc::clone(&begun);
-        let service = service.map_request(move |request| {
+        let service = service_fn(move |request| {
             saw.store(true, Relaxed);
-            request
+            let answer = answer(request);
+            async move { Ok::<_, Infallible>(answer.await) }
         });
         let first_head = tokio::time::sleep(timing.head);
         let connection = http1::Builder::new()
@@ -146,7 +143,7 @@ impl Place {
             .max_headers(HEAD_FIELDS)
             .max_header_size(HEAD_BYTES)
             .max_buf_size(BUFFER)
-            .serve_connection(TokioIo::new(Strict::new(io)), TowerToHyperService::new(service));
+            .serve_connection(TokioIo::new(Strict::new(io)), service);
         tokio::spawn(async move {
             let _place = self;
             tokio::pin!(connection, first_head);
@@ -262,18 +259,17 @@ mod tests {
     use bytes::Bytes;
     use http_body_util::{BodyExt, Full};
     use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
-    use tower::service_fn;
 
     use super::*;
 
     fn open(connections: &Arc<Connections>) -> DuplexStream {
         let (ours, theirs) = duplex(4096);
-        let service = service_fn(|_: Request<Incoming>| async {
+        let answer = |_: Request<Incoming>| async {
             let body = Full::new(Bytes::from_static(b"here"));
-            Ok::<_, Infallible>(Response::new(body.map_err(|n| match n {}).boxed_unsync()))
-        });
+            Response::new(body.map_err(|n| match n {}).boxed_unsync())
+        };
         if let Some(place) = connections.place(ListenerKind::Apps, None) {
-            place.serve(theirs, service);
+            place.serve(theirs, answer);
         }
         ours
     }

@@ -13,11 +13,11 @@ use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
-use tower::service_fn;
 
 use crate::config::{self, Env};
 use crate::net::BindError;
@@ -225,10 +225,7 @@ impl Control {
                 let connection = http1::Builder::new()
                     .timer(TokioTimer::new())
                     .header_read_timeout(HEAD)
-                    .serve_connection(
-                        TokioIo::new(stream),
-                        hyper_util::service::TowerToHyperService::new(service),
-                    );
+                    .serve_connection(TokioIo::new(stream), service);
                 tokio::spawn(async move {
                     // Whoever breaks off does not want to know.
                     let _ = tokio::time::timeout(3 * HEAD, connection).await;

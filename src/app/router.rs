@@ -4,7 +4,6 @@
 //! Which control requests exist is fixed by the connection: hello only inside TLS over the
 //! tailnet, a meeting only on the local network.
 
-use std::convert::Infallible;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -12,14 +11,12 @@ use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use tokio::sync::watch;
-use tower::util::BoxCloneSyncService;
-use tower::{ServiceExt, service_fn};
 
 use crate::admin::Admin;
 use crate::api::{attempt, browser, wire};
 use crate::mesh::{self, Mesh};
 use crate::net::{Body, Identity, full};
-use crate::proxy::{self, Door, Proxy, Who};
+use crate::proxy::{Answer, Door, Proxy, Service, Who};
 use crate::trust::{Access, Granted};
 use crate::types::{Caller, ListenerKind, PublicKey, Verb, Verbs};
 
@@ -43,45 +40,52 @@ impl Router {
         door: Door,
         identity: Arc<Identity>,
         key: Option<PublicKey>,
-    ) -> proxy::Service {
+    ) -> impl Fn(Request<Incoming>) -> Answer + Send + 'static {
         let kind = door.kind;
-        let rest = proxy::service(&self.proxy, door, Who::Connection(Arc::clone(&identity)));
+        let rest = Service::new(&self.proxy, door, Who::Connection(Arc::clone(&identity)));
         let router = self.clone();
-        BoxCloneSyncService::new(service_fn(move |request: Request<Incoming>| {
-            let (router, rest, identity) = (router.clone(), rest.clone(), Arc::clone(&identity));
-            async move {
-                let path = request.uri().path();
-                let ours = path.starts_with(mesh::PREFIX)
-                    || matches!(path, "/metrics" | "/status" | "/healthz" | "/readyz");
-                match key {
-                    _ if !ours => rest.oneshot(request).await,
-                    Some(key) if Mesh::is_meeting(&request) => {
-                        Ok(router.meeting(request, &identity, &key).await)
-                    }
-                    Some(_) if path == wire::PING => Ok(router.alive(&request, &identity)),
-                    _ => Ok::<_, Infallible>(router.control(request, kind, &identity).await),
-                }
+        move |request| {
+            let path = request.uri().path();
+            let ours = path.starts_with(mesh::PREFIX)
+                || matches!(path, "/metrics" | "/status" | "/healthz" | "/readyz");
+            if !ours {
+                return rest.answer(request);
             }
-        }))
+            let (router, identity) = (router.clone(), Arc::clone(&identity));
+            Box::pin(async move {
+                match key {
+                    Some(key) if Mesh::is_meeting(&request) => {
+                        router.meeting(request, &identity, &key).await
+                    }
+                    Some(_) if request.uri().path() == wire::PING => {
+                        router.alive(&request, &identity)
+                    }
+                    _ => router.control(request, kind, &identity).await,
+                }
+            })
+        }
     }
 
     /// The service of one connection inside TLS on the mesh port, whose other end proved to
     /// hold `key`: for a hello, and nothing else.
-    pub(super) fn greeting(&self, identity: Arc<Identity>, key: PublicKey) -> proxy::Service {
+    pub(super) fn greeting(
+        &self,
+        identity: Arc<Identity>,
+        key: PublicKey,
+    ) -> impl Fn(Request<Incoming>) -> Answer + Send + 'static {
         let router = self.clone();
-        BoxCloneSyncService::new(service_fn(move |request: Request<Incoming>| {
+        move |request| {
             let (router, identity) = (router.clone(), Arc::clone(&identity));
-            async move {
+            Box::pin(async move {
                 let kind = ListenerKind::Mesh;
-                let answer = match router.known(request.headers(), kind, &identity).await {
+                match router.known(request.headers(), kind, &identity).await {
                     Ok((caller, granted)) => {
                         router.mesh.hello(request, &caller, &granted, key).await
                     }
                     Err(no) => router.refuse(kind, no),
-                };
-                Ok::<_, Infallible>(answer)
-            }
-        }))
+                }
+            })
+        }
     }
 
     async fn meeting(

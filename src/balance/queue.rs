@@ -312,7 +312,6 @@ impl Queue {
                 self.lanes.len() - 1
             }
         };
-        self.room.know(&waiter.target.weights, waiter.size);
         self.arrivals += 1;
         self.waiting += 1;
         self.accounts.entry(waiter.principal.clone()).or_default().waiting += 1;

@@ -17,6 +17,7 @@ pub mod ledger;
 mod mates;
 mod own;
 mod rate;
+pub mod reason;
 mod registry;
 mod rests;
 pub mod saved;

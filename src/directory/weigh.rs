@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::candidates::{self, Need};
 use super::snapshot::Offer;
-use crate::balance::{self, Candidate, Pick, Verdict, claims, verdicts};
+use crate::balance::{self, Candidate, Verdict, claims, verdicts};
 use crate::telemetry::words;
 use crate::types::{Api, Moment};
 
@@ -146,50 +146,8 @@ pub fn weigh(
     rows
 }
 
-/// Why that one was taken, in a few words: `loaded, 0.4 s; desk would wait 12 s`.
-pub fn reason(scales: &Scales<'_>, numbers: &[Candidate], pick: &Pick, pinned: bool) -> String {
-    let name = |index: usize| scales.offers.get(index).map_or("?", |o| o.node.name.as_str());
-    let Some(chosen) = numbers.iter().find(|c| c.index == pick.index) else { return String::new() };
-    let mut why = String::new();
-    // Writing to a String cannot fail.
-    let _ = match (pinned, numbers.len()) {
-        (true, _) => write!(why, "pinned, "),
-        (false, 0 | 1) if scales.offers.len() > 1 => write!(why, "only node left, "),
-        (false, 0 | 1) => write!(why, "only node, "),
-        _ => Ok(()),
-    };
-    let terms = &pick.terms;
-    let state = match (chosen.loaded_ctx > 0, terms.load > 0.0, chosen.loading) {
-        (true, true, _) => "loads anew",
-        (true, false, _) => "loaded",
-        (false, _, true) => "loading",
-        (false, ..) => "loads",
-    };
-    let _ = write!(why, "{state}, {}", span(terms.total));
-    if !terms.behind.is_empty() {
-        let _ = write!(why, ", although {}", behind(terms.behind));
-    }
-    if pick.among > 1 && !chosen.is_local {
-        let _ = write!(why, "; drawn among {}", pick.among);
-    } else if let Some(next) =
-        verdicts(numbers, scales.ask, scales.now).iter().find(|v| v.index != pick.index)
-    {
-        let name = name(next.index);
-        let t = &next.terms;
-        // What its load costs others is no time of this request's.
-        let takes = t.total - t.load_cost;
-        let _ = match () {
-            () if !t.behind.is_empty() => write!(why, "; {name} {}", behind(t.behind)),
-            () if t.wait > 0.5 * takes => write!(why, "; {name} would wait {}", span(t.wait)),
-            () if t.load > 0.5 * takes => write!(why, "; {name} would load for {}", span(t.load)),
-            () => write!(why, "; {name} {}", span(t.total)),
-        };
-    }
-    why
-}
-
 /// A candidate's word for what puts it behind, as part of a sentence.
-fn behind(word: &'static str) -> &'static str {
+pub(super) fn behind(word: &'static str) -> &'static str {
     match word {
         "dead" => "does not answer",
         "unable" => "cannot do it",
@@ -351,7 +309,7 @@ fn short(seconds: f64) -> Value {
 }
 
 /// `0.35 s`, `2.4 s`, `12 s`, `3 min`.
-fn span(seconds: f64) -> String {
+pub(super) fn span(seconds: f64) -> String {
     match seconds {
         s if s < 0.995 => format!("{s:.2} s"),
         s if s < 9.95 => format!("{s:.1} s"),
@@ -364,10 +322,12 @@ fn span(seconds: f64) -> String {
 mod tests {
     use std::time::Duration;
 
+    use super::super::reason::Reason;
     use super::super::testing::{engine, id, listing, model, need, peer, picture, who};
     use super::super::{Event, ModelListing, Sent, Snapshot};
     use super::*;
     use crate::api::report::{Row, State};
+    use crate::balance::Pick;
     use crate::types::{ApiSet, Capabilities, ModelKey};
 
     fn at(millis: u64) -> Moment {
@@ -539,7 +499,8 @@ mod tests {
             let all = verdicts(&numbers, &ask, at(1));
             let among = all.iter().filter(|v| v.chance > 0.0).count();
             let pick = Pick { index, terms: balance::score(c, &ask, at(1)), among };
-            assert_eq!(reason(&scales, &numbers, &pick, pinned), want);
+            let reason = Reason::of(&scales, &numbers, &pick, pinned);
+            assert_eq!(reason.to_string(), want);
         }
         let busy = || listed(|m| (m.running, m.queued) = (1, 5));
         check(vec![("gpu", listed(|_| {}))], "gpu", false, "only node, loaded, 2.0 s");

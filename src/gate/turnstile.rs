@@ -118,7 +118,6 @@ impl Gate {
         let began = self.clock.now();
         let meter = self.metrics.model(ask.model.short());
         let ask = Arc::new(ask);
-        let (answer, answered) = oneshot::channel();
         let mut state = self.state.lock();
         // With the lock held: whoever is not sent away here is seen by `heed`.
         let (refusal, loads) = {
@@ -149,13 +148,12 @@ impl Gate {
                 place.gone();
                 return Err(refusal.into());
             }
-            Entry::Wait => {
-                state.calls.insert(id, Call { ask: ask.clone(), answer });
-            }
-            Entry::Load(plan) => {
-                state.calls.insert(id, Call { ask: ask.clone(), answer });
-                self.load(&state, plan);
-            }
+            Entry::Wait | Entry::Load(_) => {}
+        }
+        let (answer, answered) = oneshot::channel();
+        state.calls.insert(id, Call { ask: ask.clone(), answer });
+        if let Entry::Load(plan) = entry {
+            self.load(&state, plan);
         }
         drop(state);
         Ok(Entered::Waits(Waiting::new(place, ask, meter, began, answered)))

@@ -448,7 +448,7 @@ impl Identity {
         let inner = &self.callers.0;
         // A pin may die between two requests.
         if let Some((trust, key)) = &self.pin {
-            return inner.holder(trust, key, self.remote).await.map(Arc::new);
+            return Box::pin(inner.holder(trust, key, self.remote)).await.map(Arc::new);
         }
         let rings = *inner.bell.borrow();
         let now = inner.clock.now();
@@ -459,7 +459,9 @@ impl Identity {
                 return Ok(Arc::clone(&known.caller));
             }
         }
-        let caller = self.callers.identify(self.kind, self.local, self.remote).await?;
+        // Rare, and large: no request should have to carry it along.
+        let identify = Box::pin(self.callers.identify(self.kind, self.local, self.remote));
+        let caller = identify.await?;
         // (A local one that was known was given back above.)
         if known.is_some() && caller.is_local() {
             return Err(Refusal::Undecidable);

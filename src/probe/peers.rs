@@ -325,7 +325,7 @@ pub(super) async fn look_at_offers(
         }
         (StatusCode::FORBIDDEN, _) if answer.is_tailherd() => return Err(Why::Refuses),
         (StatusCode::MISDIRECTED_REQUEST, _)
-            if answer.header(attempt::REFUSED) == "use_tailnet" =>
+            if answer.header(attempt::REFUSED.as_str()) == "use_tailnet" =>
         {
             return Err(Why::UseTailnet);
         }

@@ -20,6 +20,7 @@ use crate::gate;
 use crate::net::Body;
 use crate::types::{Api, Class, Dial, EngineKind, Moment, NodeKind, Op, RequestedModel};
 
+use super::REQUEST_ID;
 use super::asked::Asked;
 use super::chain::Taken;
 use super::replay::{Held, Uplink};
@@ -105,12 +106,14 @@ impl Ask<'_> {
             headers.remove(CONTENT_ENCODING);
         }
         headers.insert(HOST, host_of(dial));
+        if let Ok(id) = HeaderValue::from_str(&self.asked.request_id) {
+            headers.insert(REQUEST_ID, id);
+        }
         let mut set = |name: &'static str, value: &str| {
             if let Ok(value) = HeaderValue::from_str(value) {
                 headers.insert(name, value);
             }
         };
-        set("x-request-id", &self.asked.request_id);
         if target == Target::Mesh {
             set("x-tailherd-hop", "1");
             if let Some(pass) = sent {
@@ -265,10 +268,18 @@ fn written(op: Op, most: Option<u64>, usual: f64) -> f64 {
 
 /// What `Host` says toward an upstream. Ollama on loopback refuses names it does not know.
 pub(crate) fn host_of(dial: &Dial) -> HeaderValue {
-    HeaderValue::from_str(&dial.host()).unwrap_or(HeaderValue::from_static("localhost"))
+    HeaderValue::try_from(dial.host()).unwrap_or(HeaderValue::from_static("localhost"))
 }
 
 fn upstream_uri(asked: &Asked, prefix: &str, spelling: Option<&str>) -> Uri {
+    // Nearly always it is asked as the client asked, which was read once already.
+    if prefix.is_empty()
+        && asked.route.path_model.is_none()
+        && asked.head.uri.path() == asked.route.upstream
+        && let Some(same) = asked.head.uri.path_and_query()
+    {
+        return Uri::from(same.clone());
+    }
     let mut path = match (&asked.route.path_model, spelling) {
         (Some(_), Some(name)) => format!("{prefix}/v1/models/{name}"),
         _ => format!("{prefix}{}", asked.route.upstream),

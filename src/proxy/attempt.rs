@@ -201,7 +201,7 @@ pub(crate) async fn attempt(
                 None => return Err(Fail::new(Reason::Connect, "no path")),
             },
         };
-        let fail = match on_path(px, ask, chosen, path, words, limit).await {
+        let fail = match Box::pin(on_path(px, ask, chosen, path, words, limit)).await {
             Ok(sent) => return Ok(answered(path, sent)),
             Err(fail) => fail,
         };
@@ -218,7 +218,7 @@ pub(crate) async fn attempt(
             && !ways.more()
             && let Some(path) = way::called(px, &offer.node).await
         {
-            let sent = on_path(px, ask, chosen, &path, words, None).await?;
+            let sent = Box::pin(on_path(px, ask, chosen, &path, words, None)).await?;
             return Ok(answered(&path, sent));
         }
         if !ways.more() && (others || late.is_empty()) {

@@ -277,7 +277,7 @@ pub(crate) async fn attempt(
         line: Some(Finished {
             node: hosted.label().into(),
             attempts,
-            ..px.line(q.asked, &q.model.bare)
+            ..Finished::of(place.what())
         }),
         lesson: None,
         breaks: None,

@@ -32,7 +32,7 @@ mod relay;
 mod replay;
 mod rest;
 mod serve;
-mod stack;
+mod service;
 #[cfg(test)]
 mod tests;
 mod told;
@@ -48,8 +48,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use arc_swap::ArcSwap;
-use http::header::ORIGIN;
-use http::{HeaderValue, Request, Response};
+use http::header::{ORIGIN, X_CONTENT_TYPE_OPTIONS};
+use http::{HeaderName, HeaderValue, Request, Response};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
@@ -62,17 +62,20 @@ use crate::gate::Gates;
 use crate::net::home::Homes;
 use crate::net::{Body, Pool};
 use crate::telemetry::events::Finished;
-use crate::telemetry::running::{self, Place};
+use crate::telemetry::running::{Place, Running as Shown};
 use crate::telemetry::{Clock, Events, Metrics, RequestMeter, plain};
 use crate::trust::{Access, Limits};
 use crate::types::{Caller, EngineKind, ListenerKind, ModelKey, Op, Outcome, Timing, Verb, Verbs};
 
 pub use asked::{Door, Own, Settings};
-pub use stack::{Service, Who, service};
+pub use service::{Answer, Service, Who};
 
 use asked::Asked;
 use error::Failure;
 use replay::Memory;
+
+/// What one request is called, by everybody on its way.
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// What the data side needs of the other floors.
 pub struct Parts {
@@ -229,10 +232,10 @@ impl Proxy {
     fn finish_head(&self, mut response: Response<Body>, request_id: &str) -> Response<Body> {
         let headers = response.headers_mut();
         if let Ok(id) = HeaderValue::from_str(request_id) {
-            headers.insert("x-request-id", id);
+            headers.insert(REQUEST_ID, id);
         }
-        headers.insert("x-content-type-options", HeaderValue::from_static("nosniff"));
-        if !headers.contains_key("x-tailherd-served-by") {
+        headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        if !headers.contains_key(serve::SERVED_BY) {
             let name = self.directory.load().this().map(|n| n.name.to_string());
             serve::served_by(&mut response, &name.unwrap_or_default(), 0);
         }
@@ -266,35 +269,9 @@ impl Proxy {
             .then(|| self.metrics.request(asked.route.api, asked.route.op, model, peer))
     }
 
-    /// A line for `/status`, to be filled in as the request goes.
-    fn line(&self, asked: &Asked, model: &str) -> Finished {
-        Finished {
-            seq: 0,
-            at: std::time::SystemTime::now(),
-            caller: plain(&asked.caller.label()).into(),
-            from: plain(asked.caller.node_name()).into(),
-            client: asked.client,
-            api: asked.route.api,
-            op: asked.route.op,
-            model: plain(model).into(),
-            node: "".into(),
-            wait_ms: None,
-            ttft_ms: None,
-            took_ms: 0,
-            prompt_tokens: None,
-            tokens: None,
-            tokens_per_second: None,
-            attempts: 0,
-            moves: 0,
-            refusals: 0,
-            why: "".into(),
-            outcome: Outcome::Done,
-        }
-    }
-
-    /// The request is shown as one that runs, until what is returned is dropped.
-    fn begins(&self, asked: &Asked, model: &str) -> Place {
-        self.events.begins(running::Running {
+    /// Who asks for what, as it is shown.
+    fn shown(&self, asked: &Asked, model: &str) -> Shown {
+        Shown {
             since: std::time::SystemTime::now(),
             caller: plain(&asked.caller.label()).into(),
             from: plain(asked.caller.node_name()).into(),
@@ -302,13 +279,25 @@ impl Proxy {
             api: asked.route.api,
             op: asked.route.op,
             model: plain(model).into(),
-        })
+        }
+    }
+
+    /// A line for `/status`, of a request that has ended.
+    fn line(&self, asked: &Asked, model: &str) -> Finished {
+        Finished::of(&self.shown(asked, model))
+    }
+
+    /// The request is shown as one that runs, until what is returned is dropped.
+    fn begins(&self, asked: &Asked, model: &str) -> Place {
+        self.events.begins(self.shown(asked, model))
     }
 
     fn next_attempt_id(&self) -> String {
         // Unique among nodes and restarts: 64 random bits and a counter.
         let serial = self.serial.fetch_add(1, Relaxed);
-        format!("{:016x}{serial:016x}", rand::random::<u64>())
+        let number = u128::from(rand::random::<u64>()) << 64 | u128::from(serial);
+        let digit = |at| char::from(b"0123456789abcdef"[(number >> (4 * at)) as usize & 15]);
+        (0..32).rev().map(digit).collect()
     }
 }
 

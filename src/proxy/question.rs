@@ -84,7 +84,7 @@ pub(crate) async fn routed(
     let (model, peeked, held) = (&model, &peeked, &held);
     let q = Question { asked, model, peeked, held, decoded, unload, arrived };
     if let Some(chain) = chain {
-        return chain::run(px, config, &q, &chain, running).await;
+        return Box::pin(chain::run(px, config, &q, &chain, running)).await;
     }
     match planned(px, config, asked, model, unload).await? {
         Planned::Serve(plan) => serve(px, config, &q, &plan, Taken::default(), running).await,

@@ -10,7 +10,7 @@
 use std::sync::Arc;
 
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
-use http::{HeaderValue, Response};
+use http::{HeaderName, HeaderValue, Response};
 use http_body_util::BodyExt;
 
 use crate::api::echo::Echo;
@@ -19,12 +19,13 @@ use crate::balance::pace::Pace;
 use crate::balance::prefix::Print;
 use crate::balance::{self, Choice};
 use crate::config::Config;
-use crate::directory::weigh::{self, Scales};
+use crate::directory::reason::Reason;
+use crate::directory::weigh::Scales;
 use crate::directory::{Need, Offer, candidates};
 use crate::net::Body;
 use crate::telemetry::events::Finished;
 use crate::telemetry::running::Place;
-use crate::types::{Api, Capabilities, EngineKind, NodeKind, Op, Outcome};
+use crate::types::{Api, Capabilities, EngineKind, Moment, NodeKind, Op, Outcome};
 
 use super::ask::Ask;
 use super::attempt::{Accepted, attempt};
@@ -38,6 +39,11 @@ use super::tried::Tried;
 use super::wait::{Among, Chosen};
 use super::words::Retelling;
 use super::{Proxy, Running, explain};
+
+/// Who answered.
+pub(crate) const SERVED_BY: HeaderName = HeaderName::from_static("x-tailherd-served-by");
+/// After how many tries.
+const ATTEMPTS: HeaderName = HeaderName::from_static("x-tailherd-attempts");
 
 /// Serves `ask` from one of the plan's offers.
 pub(crate) async fn serve(
@@ -75,7 +81,7 @@ pub(crate) async fn serve(
             total = pick.terms.total, among = pick.among, "trying",
         );
         let scales = Scales { offers: &plan.offers, need: &need, ask: &wants, now };
-        tried.why = weigh::reason(&scales, &numbers, &pick, plan.pinned.is_some());
+        tried.why = Some(Reason::of(&scales, &numbers, &pick, plan.pinned.is_some()));
         explain::sent(&place, offer, &pick.terms);
         let explained = ask
             .asked
@@ -88,7 +94,7 @@ pub(crate) async fn serve(
                 if accepted.head.status.is_success() && ask.asked.route.op.is_inference() {
                     rest::succeeded(px, offer, accepted.started);
                 }
-                let told = Told { tried, explained, place };
+                let told = Told { tried, explained, print: need.print, place };
                 return Ok(respond(px, ask, offer, accepted, arrived, told, running));
             }
             Err(fail) => {
@@ -150,6 +156,8 @@ struct Told {
     tried: Tried,
     /// For `x-tailherd-explain`, if it was asked for.
     explained: Option<HeaderValue>,
+    /// Of its prompt.
+    print: Print,
     place: Place,
 }
 
@@ -159,12 +167,13 @@ fn respond(
     ask: &Ask<'_>,
     offer: &Arc<Offer>,
     accepted: Accepted,
-    arrived: crate::types::Moment,
+    arrived: Moment,
     told: Told,
     running: Running,
 ) -> Response<Body> {
-    let Told { tried, explained, place } = told;
-    let attempts = tried.attempts() + 1;
+    let Told { tried, explained, print, place } = told;
+    let (attempts, moves, refusals) = (tried.attempts() + 1, tried.tries.moves, tried.refusals);
+    let why = tried.reason();
     let Accepted { mut head, first, body, inflight, ticket, path, started, waited, retelling } =
         accepted;
     let asked = ask.asked;
@@ -195,13 +204,13 @@ fn respond(
             node: offer.node.name.as_str().into(),
             wait_ms: here.then(|| u64::try_from(waited.as_millis()).unwrap_or(u64::MAX)),
             attempts,
-            moves: tried.tries.moves,
-            refusals: tried.refusals,
-            why: tried.reason().into(),
-            ..px.line(asked, offer.key.short())
+            moves,
+            refusals,
+            why,
+            ..Finished::of(place.what())
         }),
         lesson: (head.status.is_success() && asked.route.op.is_inference())
-            .then(|| lesson(px, ask, offer, started + waited)),
+            .then(|| lesson(ask, offer, print, started + waited)),
         breaks: (head.status.is_success() && asked.route.op.is_inference())
             .then(|| (Arc::clone(px), Arc::clone(offer))),
         failed: false,
@@ -257,11 +266,11 @@ fn pace(ask: &Ask<'_>, offer: &Offer, streamed: bool) -> Option<Pace> {
 }
 
 /// What the answer may teach. `began`: when the engine was given the request.
-fn lesson(px: &Proxy, ask: &Ask<'_>, offer: &Offer, began: crate::types::Moment) -> Lesson {
+fn lesson(ask: &Ask<'_>, offer: &Offer, print: Print, began: Moment) -> Lesson {
     let here = offer.node.is_this();
     Lesson {
         client: ask.asked.client,
-        print: print(px, ask),
+        print,
         // Of a body that is not all here nobody knows yet what it is.
         prompt: (ask.peeked.is_valid() && ask.held.is_here()).then(|| ask.prompt()),
         window: offer.context.unwrap_or(0),
@@ -281,7 +290,11 @@ fn lesson(px: &Proxy, ask: &Ask<'_>, offer: &Offer, began: crate::types::Moment)
 pub(crate) fn served_by(response: &mut Response<Body>, who: &str, attempts: u32) {
     let headers = response.headers_mut();
     if let Ok(who) = HeaderValue::from_str(who) {
-        headers.insert("x-tailherd-served-by", who);
+        headers.insert(SERVED_BY, who);
     }
-    headers.insert("x-tailherd-attempts", HeaderValue::from(attempts));
+    let attempts = match attempts {
+        1 => HeaderValue::from_static("1"),
+        more => HeaderValue::from(more),
+    };
+    headers.insert(ATTEMPTS, attempts);
 }

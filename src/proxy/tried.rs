@@ -16,9 +16,9 @@ use crate::api::attempt::Refused;
 use crate::balance::Candidate;
 use crate::balance::moves::Tries;
 use crate::config::Config;
-use crate::directory::Offer;
+use crate::directory::{Offer, reason};
 use crate::net::Body;
-use crate::telemetry::events::Finished;
+use crate::telemetry::events::{Finished, Why};
 use crate::types::{Moment, Outcome};
 
 use super::Proxy;
@@ -53,7 +53,7 @@ pub(crate) struct Tried {
     refused: Option<(&'static str, Arc<Offer>)>,
     used_engine: u32,
     /// Why the last choice fell as it did.
-    pub(crate) why: String,
+    pub(crate) why: Option<reason::Reason>,
 }
 
 /// What a refusal means for the attempts after it.
@@ -91,10 +91,12 @@ impl Tried {
     }
 
     /// Why the node that was asked last was asked.
-    pub(crate) fn reason(&self) -> String {
-        match self.log.last() {
-            Some((node, reason, _)) => format!("after {node}: {}; {}", reason.label(), self.why),
-            None => self.why.clone(),
+    pub(crate) fn reason(self) -> Why {
+        let Tried { log, why, .. } = self;
+        let Some(why) = why else { return Why::default() };
+        match log.last() {
+            Some((node, reason, _)) => Why::new(format!("after {node}: {}; {why}", reason.label())),
+            None => Why::new(why),
         }
     }
 
@@ -218,7 +220,7 @@ impl Tried {
                 Some(_) => Outcome::Refused,
                 None => Outcome::UpstreamError,
             },
-            why: failed.into(),
+            why: Why::new(failed),
             ..px.line(ask.asked, ask.model.key.short())
         });
         let only = self.log.iter().all(|l| Some(&l.0) == self.log.first().map(|l| &l.0));

@@ -4,6 +4,7 @@
 //! answer or a key: there is no field that could hold one.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -61,10 +62,67 @@ pub struct Finished {
     /// How often a node refused it before any work.
     pub refusals: u32,
     /// Why that node, in a few words.
-    pub why: Arc<str>,
+    pub why: Why,
     /// How it ended.
     #[serde(serialize_with = "outcome")]
     pub outcome: Outcome,
+}
+
+impl Finished {
+    /// The line of a request of which nothing is known yet but who asks for what.
+    pub fn of(what: &Running) -> Finished {
+        Finished {
+            seq: 0,
+            at: what.since,
+            caller: Arc::clone(&what.caller),
+            from: Arc::clone(&what.from),
+            client: what.client,
+            api: what.api,
+            op: what.op,
+            model: Arc::clone(&what.model),
+            node: "".into(),
+            wait_ms: None,
+            ttft_ms: None,
+            took_ms: 0,
+            prompt_tokens: None,
+            tokens: None,
+            tokens_per_second: None,
+            attempts: 0,
+            moves: 0,
+            refusals: 0,
+            why: Why::default(),
+            outcome: Outcome::Done,
+        }
+    }
+}
+
+/// A few words that are put together when somebody reads them.
+#[derive(Clone, Default)]
+pub struct Why(Option<Arc<dyn fmt::Display + Send + Sync>>);
+
+impl Why {
+    /// What this will say.
+    pub fn new(words: impl fmt::Display + Send + Sync + 'static) -> Why {
+        Why(Some(Arc::new(words)))
+    }
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.as_ref().map_or(Ok(()), |words| words.fmt(f))
+    }
+}
+
+impl fmt::Debug for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.to_string())
+    }
+}
+
+impl Serialize for Why {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(self)
+    }
 }
 
 /// Something that happened: a node seen for the first time, a step of the ladder.
@@ -226,7 +284,7 @@ mod tests {
             attempts: 2,
             moves: 1,
             refusals: 0,
-            why: "only node".into(),
+            why: Why::new("only node"),
             outcome: Outcome::Done,
         }
     }

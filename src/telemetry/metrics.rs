@@ -27,10 +27,17 @@ pub const MAX_PAIRS: usize = 256;
 /// Meters by their labels.
 type Labelled<K, T> = RwLock<HashMap<K, Arc<T>>>;
 
+/// The meters of each (model, peer), by model and then by peer.
+#[derive(Default)]
+struct Pairs {
+    meters: HashMap<Box<str>, HashMap<Box<str>, Arc<Pair>>>,
+    count: usize,
+}
+
 /// Everything that is counted.
 pub struct Metrics {
     families: Arc<Families>,
-    pairs: Labelled<(Box<str>, Box<str>), Pair>,
+    pairs: RwLock<Pairs>,
     models: Labelled<Box<str>, ModelMeter>,
     callers: Labelled<Box<str>, CallerMeter>,
 }
@@ -143,7 +150,7 @@ impl Metrics {
     /// Drops all series of a peer that is no longer in the directory.
     pub fn forget_peer(&self, peer: &str) {
         let peer = &*plain(peer);
-        self.pairs.write().retain(|(_, p), _| &**p != peer);
+        self.pairs.write().forget(peer);
         let f = &self.families;
         forget(&f.requests, "peer", peer);
         forget(&f.duration, "peer", peer);
@@ -157,28 +164,42 @@ impl Metrics {
     }
 
     fn pair(&self, model: &str, peer: &str) -> Arc<Pair> {
-        let key = (Box::from(&*plain(model)), Box::from(&*plain(peer)));
-        if let Some(pair) = self.pairs.read().get(&key) {
+        let (model, peer) = (&*plain(model), &*plain(peer));
+        if let Some(pair) = self.pairs.read().get(model, peer) {
             return pair.clone();
         }
-        let mut pairs = self.pairs.write();
-        let key = if pairs.len() < MAX_PAIRS || pairs.contains_key(&key) {
-            key
-        } else {
-            (Box::from(OTHER), Box::from(OTHER))
-        };
-        pairs
-            .entry(key)
-            .or_insert_with_key(|(model, peer)| {
-                Arc::new(Pair::new(self.families.clone(), model, peer))
-            })
-            .clone()
+        self.pairs.write().get_or_make(model, peer, &self.families)
     }
 }
 
 impl std::fmt::Debug for Metrics {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Metrics").finish_non_exhaustive()
+    }
+}
+
+impl Pairs {
+    fn get(&self, model: &str, peer: &str) -> Option<&Arc<Pair>> {
+        self.meters.get(model)?.get(peer)
+    }
+
+    /// The pair, or that of [`OTHER`] once there are [`MAX_PAIRS`].
+    fn get_or_make(&mut self, model: &str, peer: &str, families: &Arc<Families>) -> Arc<Pair> {
+        let full = self.count >= MAX_PAIRS && self.get(model, peer).is_none();
+        let (model, peer) = if full { (OTHER, OTHER) } else { (model, peer) };
+        let pairs = self.meters.entry(model.into()).or_default();
+        let make = || Arc::new(Pair::new(families.clone(), model, peer));
+        let pair = pairs.entry(peer.into()).or_insert_with(make).clone();
+        self.count = self.meters.values().map(HashMap::len).sum();
+        pair
+    }
+
+    fn forget(&mut self, peer: &str) {
+        for pairs in self.meters.values_mut() {
+            pairs.remove(peer);
+        }
+        self.meters.retain(|_, pairs| !pairs.is_empty());
+        self.count = self.meters.values().map(HashMap::len).sum();
     }
 }
 

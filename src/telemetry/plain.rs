@@ -10,6 +10,10 @@ const MAX_SHOWN: usize = 128;
 /// and those that turn the direction of writing are spelled out as `\u{…}`, and what is longer
 /// than 128 characters is cut and ends in `…`. Names come from peers, who may be hostile.
 pub fn plain(text: &str) -> Cow<'_, str> {
+    // Nearly every name is of this kind, and many are looked at for each request.
+    if text.len() <= MAX_SHOWN && text.bytes().all(|b| matches!(b, b' '..=b'~')) {
+        return Cow::Borrowed(text);
+    }
     // One byte is at most one character, so a short text needs no counting.
     if !text.contains(is_odd) && (text.len() <= MAX_SHOWN || text.chars().count() <= MAX_SHOWN) {
         return Cow::Borrowed(text);

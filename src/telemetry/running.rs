@@ -71,6 +71,11 @@ pub struct Place {
 }
 
 impl Place {
+    /// Who asks for what.
+    pub fn what(&self) -> &Running {
+        &self.row.what
+    }
+
     /// It is sent to a node, where its first piece is expected after so long.
     pub fn sent(&self, node: &str, loads: bool, expect: Duration) {
         let at = Some(SystemTime::now());

@@ -60,7 +60,9 @@ impl ModelKey {
         {
             return Err(NameError::Invalid);
         }
-        Ok(ModelKey(format!("{host}/{namespace}/{model}:{tag}").to_ascii_lowercase().into()))
+        let mut key = [host, "/", namespace, "/", model, ":", tag].concat();
+        key.make_ascii_lowercase();
+        Ok(ModelKey(key.into()))
     }
 
     /// The whole canonical text.

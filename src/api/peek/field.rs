@@ -70,6 +70,9 @@ impl Field {
 /// Whether `key` is `name` under Go's case folding. Two letters outside ASCII fold into it:
 /// U+017F (`s`) and U+212A (`k`).
 fn folds(key: &str, name: &str) -> bool {
+    if key.is_ascii() {
+        return key.eq_ignore_ascii_case(name);
+    }
     key.chars()
         .map(|c| match c {
             '\u{17f}' => 's',

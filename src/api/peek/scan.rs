@@ -236,7 +236,7 @@ impl Scanner {
             }
         };
         if is_text {
-            *text = Some(At { value: unescape(raw), range });
+            *text = Some(At { value: unescape(raw).into_owned(), range });
         }
     }
 
