@@ -6,7 +6,6 @@
 
 use std::collections::HashMap;
 use std::convert::Infallible;
-use std::future::Future;
 use std::io;
 use std::net::IpAddr;
 use std::pin::Pin;
@@ -17,11 +16,12 @@ use std::task::{Context, Poll, ready};
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
-use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::watch;
+use tower::{Service, ServiceExt};
 
 use crate::api::heads::Heads;
 use crate::net::Body;
@@ -112,6 +112,29 @@ const fn number(kind: ListenerKind) -> usize {
     }
 }
 
+/// What answers the requests of one connection.
+pub(super) trait Serves:
+    Service<
+        Request<Incoming>,
+        Response = Response<Body>,
+        Error = Infallible,
+        Future: Send + 'static,
+    > + Clone
+    + Send
+    + 'static
+{
+}
+
+impl<S> Serves for S
+where
+    S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible>
+        + Clone
+        + Send
+        + 'static,
+    S::Future: Send + 'static,
+{
+}
+
 /// A connection's place, until it is dropped.
 pub(super) struct Place {
     all: Arc<Connections>,
@@ -121,20 +144,17 @@ pub(super) struct Place {
 
 impl Place {
     /// Serves the connection in a task of its own.
-    pub(super) fn serve<I, A, F>(self, io: I, answer: A)
+    pub(super) fn serve<I>(self, io: I, service: impl Serves)
     where
         I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-        A: Fn(Request<Incoming>) -> F + Send + 'static,
-        F: Future<Output = Response<Body>> + Send + 'static,
     {
         let Connections { timing, draining, .. } = &*self.all;
         let mut draining = draining.clone();
         let begun = Arc::new(AtomicBool::new(false));
         let saw = Arc::clone(&begun);
-        let service = service_fn(move |request| {
+        let service = service.map_request(move |request| {
             saw.store(true, Relaxed);
-            let answer = answer(request);
-            async move { Ok::<_, Infallible>(answer.await) }
+            request
         });
         let first_head = tokio::time::sleep(timing.head);
         let connection = http1::Builder::new()
@@ -143,7 +163,7 @@ impl Place {
             .max_headers(HEAD_FIELDS)
             .max_header_size(HEAD_BYTES)
             .max_buf_size(BUFFER)
-            .serve_connection(TokioIo::new(Strict::new(io)), service);
+            .serve_connection(TokioIo::new(Strict::new(io)), TowerToHyperService::new(service));
         tokio::spawn(async move {
             let _place = self;
             tokio::pin!(connection, first_head);
@@ -259,17 +279,18 @@ mod tests {
     use bytes::Bytes;
     use http_body_util::{BodyExt, Full};
     use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+    use tower::service_fn;
 
     use super::*;
 
     fn open(connections: &Arc<Connections>) -> DuplexStream {
         let (ours, theirs) = duplex(4096);
-        let answer = |_: Request<Incoming>| async {
+        let service = service_fn(|_: Request<Incoming>| async {
             let body = Full::new(Bytes::from_static(b"here"));
-            Response::new(body.map_err(|n| match n {}).boxed_unsync())
-        };
+            Ok::<_, Infallible>(Response::new(body.map_err(|n| match n {}).boxed_unsync()))
+        });
         if let Some(place) = connections.place(ListenerKind::Apps, None) {
-            place.serve(theirs, answer);
+            place.serve(theirs, service);
         }
         ours
     }

@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
+use tower::service_fn;
 
 use crate::admin::Admin;
 use crate::config::{Config, ListenAt};
@@ -17,7 +18,7 @@ use crate::net::listen::{HANDSHAKE_FAILED, TOO_MANY, bind, bridge, is_tls, tls_h
 use crate::net::{
     Accepted, Callers, LanAccepted, LanListeners, Listener, MeshListeners, MeshPort, Sockets,
 };
-use crate::proxy::{Door, Proxy, Service, Who};
+use crate::proxy::{self, Door, Proxy, Who};
 use crate::trust::Trust;
 use crate::types::{Caller, ListenerKind, Timing};
 
@@ -157,8 +158,7 @@ impl Doors {
                 let identity = doors.callers.connection(ListenerKind::Apps, local, remote);
                 let door = Door { kind: ListenerKind::Apps, local: Some(local) };
                 let who = Who::Connection(Arc::new(identity));
-                let service = Service::new(doors.proxy(), door, who);
-                place.serve(stream, move |request| service.answer(request));
+                place.serve(stream, proxy::service(doors.proxy(), door, who));
             }
         });
     }
@@ -173,8 +173,7 @@ impl Doors {
                 };
                 let door = Door { kind: ListenerKind::Apps, local: None };
                 let who = Who::Known(Arc::new(Caller::local(uid, None)));
-                let service = Service::new(doors.proxy(), door, who);
-                place.serve(stream, move |request| service.answer(request));
+                place.serve(stream, proxy::service(doors.proxy(), door, who));
             }
         });
     }
@@ -198,17 +197,18 @@ impl Doors {
                 let identity =
                     Arc::new(doors.callers.connection(ListenerKind::Admin, local, remote));
                 let admin = Arc::clone(&doors.admin);
-                place.serve(stream, move |request| {
+                let service = service_fn(move |request| {
                     let (admin, identity) = (Arc::clone(&admin), Arc::clone(&identity));
                     async move {
                         // Off loopback there is nothing to see but numbers, and Prometheus
                         // need not be a node of the tailnet.
                         match identity.caller().await {
-                            Err(refusal) if loopback => admin.refuse(refusal.status()),
-                            _ => admin.serve(&request, loopback).await,
+                            Err(refusal) if loopback => Ok(admin.refuse(refusal.status())),
+                            _ => Ok(admin.serve(&request, loopback).await),
                         }
                     }
                 });
+                place.serve(stream, service);
             }
         });
     }

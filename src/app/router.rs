@@ -4,6 +4,7 @@
 //! Which control requests exist is fixed by the connection: hello only inside TLS over the
 //! tailnet, a meeting only on the local network.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -11,14 +12,17 @@ use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use tokio::sync::watch;
+use tower::{Service, service_fn};
 
 use crate::admin::Admin;
 use crate::api::{attempt, browser, wire};
 use crate::mesh::{self, Mesh};
 use crate::net::{Body, Identity, full};
-use crate::proxy::{Answer, Door, Proxy, Service, Who};
+use crate::proxy::{self, Answer, Door, Proxy, Who};
 use crate::trust::{Access, Granted};
 use crate::types::{Caller, ListenerKind, PublicKey, Verb, Verbs};
+
+use super::connections::Serves;
 
 /// Why a control request is refused, as it is counted, and the answer.
 type No = (&'static str, StatusCode);
@@ -40,20 +44,20 @@ impl Router {
         door: Door,
         identity: Arc<Identity>,
         key: Option<PublicKey>,
-    ) -> impl Fn(Request<Incoming>) -> Answer + Send + 'static {
+    ) -> impl Serves {
         let kind = door.kind;
-        let rest = Service::new(&self.proxy, door, Who::Connection(Arc::clone(&identity)));
+        let rest = proxy::service(&self.proxy, door, Who::Connection(Arc::clone(&identity)));
         let router = self.clone();
-        move |request| {
+        service_fn(move |request: Request<Incoming>| -> Answer {
             let path = request.uri().path();
             let ours = path.starts_with(mesh::PREFIX)
                 || matches!(path, "/metrics" | "/status" | "/healthz" | "/readyz");
             if !ours {
-                return rest.answer(request);
+                return Box::pin(rest.clone().call(request));
             }
             let (router, identity) = (router.clone(), Arc::clone(&identity));
             Box::pin(async move {
-                match key {
+                Ok(match key {
                     Some(key) if Mesh::is_meeting(&request) => {
                         router.meeting(request, &identity, &key).await
                     }
@@ -61,31 +65,28 @@ impl Router {
                         router.alive(&request, &identity)
                     }
                     _ => router.control(request, kind, &identity).await,
-                }
+                })
             })
-        }
+        })
     }
 
     /// The service of one connection inside TLS on the mesh port, whose other end proved to
     /// hold `key`: for a hello, and nothing else.
-    pub(super) fn greeting(
-        &self,
-        identity: Arc<Identity>,
-        key: PublicKey,
-    ) -> impl Fn(Request<Incoming>) -> Answer + Send + 'static {
+    pub(super) fn greeting(&self, identity: Arc<Identity>, key: PublicKey) -> impl Serves {
         let router = self.clone();
-        move |request| {
+        service_fn(move |request: Request<Incoming>| {
             let (router, identity) = (router.clone(), Arc::clone(&identity));
-            Box::pin(async move {
+            async move {
                 let kind = ListenerKind::Mesh;
-                match router.known(request.headers(), kind, &identity).await {
+                let answer = match router.known(request.headers(), kind, &identity).await {
                     Ok((caller, granted)) => {
                         router.mesh.hello(request, &caller, &granted, key).await
                     }
                     Err(no) => router.refuse(kind, no),
-                }
-            })
-        }
+                };
+                Ok::<_, Infallible>(answer)
+            }
+        })
     }
 
     async fn meeting(

@@ -68,7 +68,7 @@ use crate::trust::{Access, Limits};
 use crate::types::{Caller, EngineKind, ListenerKind, ModelKey, Op, Outcome, Timing, Verb, Verbs};
 
 pub use asked::{Door, Own, Settings};
-pub use service::{Answer, Service, Who};
+pub use service::{Answer, Service, Who, service};
 
 use asked::Asked;
 use error::Failure;
