@@ -87,6 +87,10 @@ pub struct Row {
     /// Requests that wait.
     #[serde(skip_serializing_if = "is_none")]
     pub queued: u32,
+    /// Requests that ever began on it: what was read before as many as there are slots is read
+    /// over. 0 = not counted.
+    #[serde(skip_serializing_if = "is_none")]
+    pub begun: u32,
     /// How long a new interactive request would wait, in milliseconds, the load it needs
     /// included. It is one with the options the model is loaded with, or with none.
     pub wait_ms: u64,
@@ -334,6 +338,7 @@ mod tests {
                     state: State::Loaded,
                     slots: 4,
                     running: 3,
+                    begun: 41,
                     prefill: 3900.0,
                     decode: 78.5,
                     load_rate: 1.4e9,
@@ -350,7 +355,7 @@ mod tests {
             ],
             ..Line::default()
         };
-        let text = r#"{"v":1,"seq":1,"full":true,"nextMs":15000,"accepting":"all","list":"9f3c","rows":[{"engine":"ollama","name":"qwen3:8b","weights":"46e0c10c039e","numCtx":8192,"state":"loaded","slots":4,"running":3,"waitMs":0,"prefill":3900.0,"decode":78.5,"loadRate":1400000000.0,"context":131072},{"engine":"ollama","name":"big:70b","state":"cold","slots":1,"waitMs":6800,"loadMs":5800,"accepting":"mine","why":"battery"}]}"#;
+        let text = r#"{"v":1,"seq":1,"full":true,"nextMs":15000,"accepting":"all","list":"9f3c","rows":[{"engine":"ollama","name":"qwen3:8b","weights":"46e0c10c039e","numCtx":8192,"state":"loaded","slots":4,"running":3,"begun":41,"waitMs":0,"prefill":3900.0,"decode":78.5,"loadRate":1400000000.0,"context":131072},{"engine":"ollama","name":"big:70b","state":"cold","slots":1,"waitMs":6800,"loadMs":5800,"accepting":"mine","why":"battery"}]}"#;
         assert_eq!(serde_json::to_string(&first).unwrap(), text);
         assert_eq!(Line::read(text.as_bytes()).unwrap(), first);
         let beat = Line { seq: 2, ..Line::default() };

@@ -4,6 +4,9 @@
 //! process. What flows out: a [`Print`], a few numbers, and what share of one prompt
 //! [`Recent`] ones began with. An engine keeps what it read last: such a prompt takes next to
 //! no time and says nothing of its speed.
+//!
+//! It keeps of each slot what was read there last. Who knows how many requests ever began there can
+//! tell when that is gone.
 
 use std::hash::{BuildHasher, Hasher};
 
@@ -92,14 +95,29 @@ impl Print {
 /// The last prompts of one model at one engine.
 #[derive(Debug, Clone, Default)]
 pub struct Recent {
-    prints: Vec<Print>,
+    /// Each with how many requests had begun there by then.
+    prints: Vec<(Print, u32)>,
     next: usize,
 }
 
+/// Whether what was read at an engine when `noted` requests had begun there is gone, now that
+/// `begun` have: each is read over what was used longest ago, so as many as there are slots leave
+/// nothing. 0 = nobody says; a count that was begun anew is none that goes on.
+pub fn is_read_over(noted: u32, begun: u32, slots: u32) -> bool {
+    noted > 0 && begun > 0 && begun.wrapping_sub(noted) >= slots.max(1)
+}
+
 impl Recent {
-    /// The largest share of `print` that one of them began with.
+    /// The largest share of `print` that one of them began with, gone or not.
     pub fn share(&self, print: &Print) -> f64 {
-        self.prints.iter().map(|old| print.shared(old)).fold(0.0, f64::max)
+        self.prints.iter().map(|(old, _)| print.shared(old)).fold(0.0, f64::max)
+    }
+
+    /// The largest share of it that is still there, now that so many requests have begun on so
+    /// many slots.
+    pub fn kept(&self, print: &Print, begun: u32, slots: u32) -> f64 {
+        let there = self.prints.iter().filter(|(_, noted)| !is_read_over(*noted, begun, slots));
+        there.map(|(old, _)| print.shared(old)).fold(0.0, f64::max)
     }
 
     /// Forgets all of them: the model was let go.
@@ -107,12 +125,12 @@ impl Recent {
         *self = Recent::default();
     }
 
-    /// Remembers one more, and forgets the oldest.
-    pub fn note(&mut self, print: Print) {
+    /// Remembers one more, by which so many requests had begun, and forgets the oldest.
+    pub fn note(&mut self, print: Print, begun: u32) {
         if self.prints.len() < KEPT {
-            self.prints.push(print);
+            self.prints.push((print, begun));
         } else if let Some(oldest) = self.prints.get_mut(self.next) {
-            *oldest = print;
+            *oldest = (print, begun);
         }
         self.next = (self.next + 1) % KEPT;
     }
@@ -139,12 +157,12 @@ mod tests {
         longer.extend(text(9, 1000));
         let mut recent = Recent::default();
         assert_eq!(recent.share(&print(&first, &hash)), 0.0);
-        recent.note(print(&first, &hash));
+        recent.note(print(&first, &hash), 0);
         assert_eq!(recent.share(&print(&first, &hash)), 1.0);
         assert_eq!(recent.share(&print(&longer, &hash)), 2048.0 / 4000.0);
         assert_eq!(recent.share(&print(&text(2, 3000), &hash)), 0.0);
         for seed in 10..10 + KEPT as u8 {
-            recent.note(print(&text(seed, 600), &hash));
+            recent.note(print(&text(seed, 600), &hash), 0);
         }
         assert_eq!(recent.share(&print(&first, &hash)), 0.0, "it was forgotten");
     }
@@ -154,11 +172,11 @@ mod tests {
         let hash = RandomState::new();
         let of = |text: &[u8], session| print(text, &hash).within(session, &hash);
         let mut recent = Recent::default();
-        recent.note(of(b"one", Some("chat-1")));
+        recent.note(of(b"one", Some("chat-1")), 0);
         assert_eq!(recent.share(&of(b"two", Some("chat-1"))), SESSION);
         assert_eq!(recent.share(&of(b"two", Some("chat-2"))), 0.0);
         assert_eq!(recent.share(&of(b"two", None)), 0.0);
-        recent.note(of(b"three", None));
+        recent.note(of(b"three", None), 0);
         assert_eq!(recent.share(&of(b"four", None)), 0.0, "no session is no session");
         assert!(of(b"", None).is_empty() && !of(b"", Some("chat-1")).is_empty());
         recent.clear();
@@ -166,13 +184,40 @@ mod tests {
     }
 
     #[test]
+    fn what_was_read_is_there_until_as_many_have_begun_as_there_are_slots() {
+        let (hash, text) = (RandomState::new(), text(1, 3000));
+        for (noted, begun, slots, kept) in [
+            (7, 7, 1, 1.0),
+            (7, 8, 1, 0.0),
+            (7, 10, 4, 1.0),
+            (7, 11, 4, 0.0),
+            (7, 90, 256, 1.0),
+            (7, 8, 0, 0.0),
+            // Counted from the beginning again, or round the end of numbers.
+            (7, 1, 4, 0.0),
+            (u32::MAX, 2, 4, 1.0),
+            (u32::MAX, 3, 4, 0.0),
+            // Older nodes do not count.
+            (0, 900, 1, 1.0),
+            (7, 0, 1, 1.0),
+        ] {
+            let mut recent = Recent::default();
+            recent.note(print(&text, &hash), noted);
+            assert_eq!(recent.kept(&print(&text, &hash), begun, slots), kept, "{noted} {begun}");
+            assert_eq!(recent.share(&print(&text, &hash)), 1.0, "it teaches no speed");
+            recent.note(print(&text, &hash), begun);
+            assert_eq!(recent.kept(&print(&text, &hash), begun, slots), 1.0, "read again");
+        }
+    }
+
+    #[test]
     fn short_prompts_are_the_same_only_as_a_whole() {
         let hash = RandomState::new();
         let mut recent = Recent::default();
-        recent.note(print(b"{\"prompt\":\"a\"}", &hash));
+        recent.note(print(b"{\"prompt\":\"a\"}", &hash), 0);
         assert_eq!(recent.share(&print(b"{\"prompt\":\"a\"}", &hash)), 1.0);
         assert_eq!(recent.share(&print(b"{\"prompt\":\"b\"}", &hash)), 0.0);
-        recent.note(print(b"", &hash));
+        recent.note(print(b"", &hash), 0);
         assert_eq!(recent.share(&print(b"", &hash)), 0.0);
     }
 

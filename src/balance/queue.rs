@@ -76,6 +76,8 @@ pub struct Queue {
     /// The last load, until the engine's list tells what it pushed out.
     settled: Option<Settled>,
     accounts: HashMap<Arc<str>, Account>,
+    /// Requests that ever began, by weights.
+    begun: HashMap<Arc<str>, u32>,
     /// Virtual time of each class: the start tag of the last request that began.
     virtual_time: [f64; 3],
     waiting: usize,
@@ -129,6 +131,7 @@ impl Queue {
             guests: None,
             settled: None,
             accounts: HashMap::new(),
+            begun: HashMap::new(),
             virtual_time: [0.0; 3],
             waiting: 0,
             arrivals: 0,
@@ -216,6 +219,7 @@ impl Queue {
         let mut out = Vec::new();
         let Some(load) = self.load.take_if(|load| load.id == id) else { return out };
         if ok {
+            self.count_begun(&load.weights, self.slots);
             self.settled = Some(Settled { at: now, weights: load.weights, beside: load.beside });
         }
         if let Some(at) = self.lanes.iter().position(|lane| lane.loading) {
@@ -355,6 +359,8 @@ impl Queue {
             reads: waiter.reads,
             read: false,
         });
+        let weights = lane.target.weights.clone();
+        self.count_begun(&weights, 1);
         self.count_others();
         waiter.id
     }

@@ -125,7 +125,7 @@ fn candidate(index: usize, offer: &Offer, need: &Need, usual: f64, now: Moment) 
         size: offer.size,
         rtt: path.and_then(|p| p.cell.rtt()).map_or(0.0, |rtt| rtt.as_secs_f64()),
         upload: path.map_or(0.0, |path| upload(path, need.bytes)),
-        prefix: cell.keeps(&need.print),
+        prefix: cell.keeps(&need.print, slots),
         prompt: need.prompt.tokens(known_per_byte(offer).unwrap_or(usual)).ceil() as u64,
         // That share says it in more detail.
         session: false,

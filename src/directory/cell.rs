@@ -118,19 +118,19 @@ impl Cell {
         }
     }
 
-    /// The share of a prompt that its engine probably still has.
-    pub fn keeps(&self, prompt: &Print) -> f64 {
+    /// The share of a prompt that its engine, of so many slots, probably still has.
+    pub fn keeps(&self, prompt: &Print, slots: u32) -> f64 {
         if prompt.is_empty() || !self.is_loaded() {
             return 0.0;
         }
-        self.recent.lock().share(prompt)
+        self.recent.lock().kept(prompt, self.report.begun(), slots)
     }
 
     /// The share of a prompt that it has read just before; notes the prompt.
     pub fn read_before(&self, prompt: Print) -> f64 {
         let mut recent = self.recent.lock();
         let share = recent.share(&prompt);
-        recent.note(prompt);
+        recent.note(prompt, self.report.begun());
         share
     }
 
@@ -449,14 +449,14 @@ mod tests {
         let prompt = Print::of([&[7_u8; 900][..]], 900, &key);
         assert_eq!((cell.read_before(prompt), cell.read_before(prompt)), (0.0, 1.0));
         assert_eq!(other.read_before(prompt), 0.0);
-        assert_eq!(cell.keeps(&prompt), 0.0, "it is not in memory");
+        assert_eq!(cell.keeps(&prompt, 1), 0.0, "it is not in memory");
         cell.set_loaded(1);
         cell.set_loaded(4096);
-        assert_eq!((cell.keeps(&prompt), cell.keeps(&Print::default())), (1.0, 0.0));
+        assert_eq!((cell.keeps(&prompt, 1), cell.keeps(&Print::default(), 1)), (1.0, 0.0));
         for gone in [0, 8192] {
             cell.set_loaded(gone);
             cell.set_loaded(4096);
-            assert_eq!(cell.keeps(&prompt), 0.0, "it was let go meanwhile");
+            assert_eq!(cell.keeps(&prompt, 1), 0.0, "it was let go meanwhile");
             cell.read_before(prompt);
         }
     }

@@ -34,6 +34,8 @@ pub struct Heard {
     pub running: u32,
     /// Requests that waited.
     pub queued: u32,
+    /// Requests that ever began there; 0 = not said.
+    pub begun: u32,
     /// Prompt tokens a second; 0 = not said, as in the next two.
     pub prefill: f64,
     /// Answer tokens a second.
@@ -100,6 +102,7 @@ impl Reported {
             slots: row.slots,
             running: row.running,
             queued: row.queued,
+            begun: row.begun,
             prefill: row.prefill,
             decode: row.decode,
             load_rate: row.load_rate,
@@ -142,6 +145,11 @@ impl Reported {
         let sent = self.sent.load(Relaxed).saturating_sub(row.sent);
         let sent = u32::try_from(sent).unwrap_or(u32::MAX).min(inflight);
         sent.max(inflight.saturating_sub(row.running.saturating_add(row.queued)))
+    }
+
+    /// How many requests ever began there, by its last word; 0 = it did not say.
+    pub fn begun(&self) -> u32 {
+        self.row.load().as_ref().map_or(0, |row| row.begun)
     }
 
     /// Requests of ours that were answered whole there.

@@ -44,6 +44,7 @@ impl Told {
             slots: if can.embedding && !can.completion { 1 } else { slots },
             running: count(standing.running),
             queued: count(standing.queued),
+            begun: standing.begun,
             wait_ms: millis(standing.interactive),
             load_ms: match state {
                 State::Cold => millis(load.min(standing.interactive)),

@@ -15,7 +15,7 @@ const PLAN: Plan = Plan {
     rho: 0.3,
     seed: 1,
     seeds: 2,
-    report_interval: 2.0,
+    report_interval: None,
     fault: None,
     draw: 0,
     seconds: 1800.0,

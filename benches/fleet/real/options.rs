@@ -4,8 +4,6 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use tailherd::types::Timing;
-
 use super::drive;
 use crate::sim::fleet::Fleet;
 use crate::sim::options as simulator;
@@ -63,8 +61,6 @@ impl Options {
         if !idle {
             // Both begin with nothing in memory: it is not a state to wait for that is compared.
             inner.plan.warm_up = WARM_UP;
-            // A sidecar tells what has changed at once, and no more often than this.
-            inner.plan.report_interval = Timing::default().report_spacing.as_secs_f64();
         }
         Ok(Options { inner, scale, idle, args: args.to_vec() })
     }

@@ -19,6 +19,8 @@ const LOADS: u64 = 1 << 40;
 /// Weight of a new sample.
 const RATE_WEIGHT: f64 = 0.25;
 const LOAD_WEIGHT: f64 = 0.3;
+/// Bytes of weights a second where no load was ever seen.
+const LOAD_RATE: f64 = 5e8;
 const OUTPUT_WEIGHT: f64 = 0.1;
 /// How wrong a node's one look at itself is.
 const SELF_ERROR: f64 = 0.3;
@@ -30,6 +32,8 @@ const SHARING: f64 = 0.25;
 const LIMIT: usize = 10_000;
 /// How long what was said is kept: longer than any way takes.
 const KEPT: f64 = 1.0;
+/// A wait that is wrong by no more than this, or by an eighth, is not told again.
+const WRONG: f64 = 0.25;
 
 pub(crate) fn moment(seconds: f64) -> Moment {
     Moment::new(Duration::from_secs_f64(seconds.max(0.0)))
@@ -87,16 +91,35 @@ pub(crate) struct Row {
     pub(crate) loading: bool,
     pub(crate) running: u32,
     pub(crate) queued: u32,
+    pub(crate) begun: u32,
     pub(crate) wait: f64,
+    /// What of that does not pass by itself: a load that nobody has begun.
+    pub(crate) load: f64,
     pub(crate) speeds: Speeds,
     pub(crate) load_rate: f64,
+}
+
+impl Row {
+    /// The wait so many seconds later, if nothing else happens.
+    pub(crate) fn wait_after(&self, passed: f64) -> f64 {
+        (self.wait - passed).max(self.load)
+    }
+
+    /// Whether another one says the same, given the time between: then it is not told. (Speeds
+    /// change with answers, which change the rest.)
+    fn is_same(&self, other: &Row, passed: f64) -> bool {
+        let plain = |r: &Row| (r.loaded, r.loading, r.running, r.queued, r.begun);
+        let wrong = (self.wait_after(passed) - other.wait).abs();
+        plain(self) == plain(other) && wrong <= WRONG.max(other.wait / 8.0)
+    }
 }
 
 /// What a node says, when.
 #[derive(Debug)]
 pub(crate) struct Report {
     pub(crate) at: f64,
-    pub(crate) rows: Vec<Row>,
+    /// Each as it was last told, and when.
+    pub(crate) rows: Vec<(f64, Row)>,
     /// Requests that wait, and how much longer.
     pub(crate) waiting: HashMap<u64, f64>,
 }
@@ -120,6 +143,8 @@ pub(crate) struct Node {
     pub(crate) engine: Engine,
     gate: Option<Gate>,
     said: VecDeque<Rc<Report>>,
+    /// Whether something happened at its gate since it was last asked.
+    moved: bool,
 }
 
 /// Whether a request was let in.
@@ -152,7 +177,7 @@ impl Node {
                 .map(|m| m.lengths == super::fleet::Lengths::Embed)
                 .collect(),
         });
-        Node { engine: Engine::new(fleet, node), gate, said: VecDeque::new() }
+        Node { engine: Engine::new(fleet, node), gate, said: VecDeque::new(), moved: false }
     }
 
     pub(crate) fn is_gated(&self) -> bool {
@@ -199,6 +224,7 @@ impl Node {
                 self.load(&plan, now);
             }
         }
+        self.moved = true;
         Door::In
     }
 
@@ -222,6 +248,7 @@ impl Node {
                 }
                 let actions = gate.queue.withdraw(WaiterId(id), moment(now));
                 self.act(actions, now);
+                self.moved = true;
             }
             None => self.engine.cancel(id, now),
         }
@@ -242,6 +269,7 @@ impl Node {
             gate.outputs.learn(numbers.model, numbers.written.0);
             let actions = gate.queue.ended(WaiterId(id), moment(now));
             self.act(actions, now);
+            self.moved = true;
         }
     }
 
@@ -258,6 +286,7 @@ impl Node {
         }
         let actions = gate.queue.loaded(load, true, moment(now));
         self.act(actions, now);
+        self.moved = true;
         self.observe(now);
     }
 
@@ -280,6 +309,7 @@ impl Node {
     }
 
     fn act(&mut self, actions: Vec<Action>, now: f64) {
+        self.moved |= !actions.is_empty();
         for action in actions {
             match (action, &mut self.gate) {
                 (Action::Start(WaiterId(id)), Some(gate)) => {
@@ -310,21 +340,47 @@ impl Node {
         };
         let at = moment(now);
         let said = gate.queue.rows(at).find(|row| *row.target == gate.targets[model]);
-        let wait = gate.queue.waits(&gate.targets[model], class, gate.load_time(model), at);
+        let load = gate.load_time(model);
+        let wait = gate.queue.waits(&gate.targets[model], class, load, at);
+        let (loaded, loading) = said.as_ref().map_or((false, false), |r| (r.loaded, r.loading));
+        let cold = !loaded && !loading;
         Row {
-            loaded: said.is_some_and(|row| row.loaded),
-            loading: said.is_some_and(|row| row.loading),
+            loaded,
+            loading,
             running: said.map_or(0, |row| row.running as u32),
             queued: said.map_or(0, |row| row.queued as u32),
+            begun: gate.queue.begun(&gate.targets[model].weights),
             wait: wait.as_secs_f64(),
+            load: if cold { load.min(wait).as_secs_f64() } else { 0.0 },
             speeds: gate.speeds[model],
             load_rate: gate.load_rate,
         }
     }
 
-    /// Says all of it to everybody.
-    pub(crate) fn report(&mut self, now: f64, models: usize) {
-        let rows = (0..models).map(|m| self.row(m, Class::Interactive, now)).collect();
+    /// Whether something happened at its gate since this was last asked.
+    pub(crate) fn has_moved(&mut self) -> bool {
+        std::mem::take(&mut self.moved)
+    }
+
+    /// Tells everybody what has changed. `due`: nothing having changed is told, too.
+    pub(crate) fn report(&mut self, now: f64, models: usize, due: bool) {
+        let last = self.said.back().cloned();
+        let told = |m: usize| last.as_ref().and_then(|last| last.rows.get(m)).copied();
+        let mut is_news = due;
+        let mut rows = Vec::with_capacity(models);
+        for model in 0..models {
+            let row = self.row(model, Class::Interactive, now);
+            rows.push(match told(model).filter(|(at, told)| told.is_same(&row, now - at)) {
+                Some(told) => told,
+                None => {
+                    is_news = true;
+                    (now, row)
+                }
+            });
+        }
+        if !is_news {
+            return;
+        }
         let ids = self.gate.iter().flat_map(|gate| gate.held.keys());
         let waiting = ids.filter_map(|id| Some((*id, self.left(*id, now)?))).collect();
         while self.said.len() > 2 && self.said[1].at < now - KEPT {
@@ -351,7 +407,7 @@ impl Gate {
     }
 
     fn load_time(&self, model: usize) -> Duration {
-        let rate = if self.load_rate > 0.0 { self.load_rate } else { 5e8 };
+        let rate = if self.load_rate > 0.0 { self.load_rate } else { LOAD_RATE };
         Duration::from_secs_f64(0.8 + self.sizes[model] / rate)
     }
 }

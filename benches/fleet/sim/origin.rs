@@ -32,8 +32,8 @@ pub(crate) struct Origin {
     pub(crate) open: BTreeMap<usize, Open>,
     /// By node and model, the last few.
     rows: Vec<Vec<Vec<Said>>>,
-    /// Where a session's last request ran.
-    pub(crate) sessions: HashMap<usize, usize>,
+    /// Where a session's last request ran, and how many had begun there by its end.
+    pub(crate) sessions: HashMap<usize, (usize, u32)>,
     /// Of bare nodes, by node and model.
     pub(crate) speeds: Vec<Vec<Speeds>>,
     /// By node: speeds times size, which let expect what a model does that was never asked.
@@ -95,18 +95,18 @@ impl Origin {
         rows.max_by(|a, b| a.at.total_cmp(&b.at)).map(|said| (said.at, said.row))
     }
 
-    /// An answer has come in.
+    /// An answer has come in from a node where so many requests have begun.
     pub(crate) fn answered(
         &mut self,
         request: usize,
-        node: usize,
+        (node, begun): (usize, u32),
         session: usize,
         numbers: &Numbers,
         latency: f64,
         now: f64,
     ) {
         self.open.remove(&request);
-        self.sessions.insert(session, node);
+        self.sessions.insert(session, (node, begun));
         self.speeds[node][numbers.model].learn(numbers);
         self.scales[node].learn(&numbers.scaled(self.sizes[numbers.model]));
         self.outputs.learn(numbers.model, numbers.written.0);

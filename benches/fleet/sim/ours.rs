@@ -1,6 +1,7 @@
 //! The product's choice, wait budget and moves, fed with what one of its sidecars would know.
 
 use tailherd::balance::moves::{self, Silent, Waiting};
+use tailherd::balance::prefix;
 use tailherd::balance::unsaid::{self, Mate};
 use tailherd::balance::{self, Ask, Candidate, Choice, LOAD_START};
 use tailherd::types::Class;
@@ -13,6 +14,16 @@ use super::world::{Event, Place, World};
 const BELIEVED: f64 = 10.0;
 /// Bytes of weights a second where not known.
 const LOAD_RATE: f64 = 1e9;
+
+/// What a node has said of a model, as far as is known.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Known {
+    pub(super) row: Row,
+    /// When it was said.
+    said: f64,
+    /// When its node was last heard.
+    heard: f64,
+}
 
 impl World<'_> {
     pub(crate) fn dispatch_ours(&mut self, request: usize, but: Option<usize>) {
@@ -46,16 +57,24 @@ impl World<'_> {
         Ask { prompt_tokens: r.prompt as u64, max_output: embeds.then_some(0), ..Ask::default() }
     }
 
-    /// What a node is known to have said of a model, and when it said so.
-    fn known(&self, origin: usize, node: usize, model: usize) -> Option<(f64, Row)> {
+    /// What a node is known to have said of a model.
+    pub(super) fn known(&self, origin: usize, node: usize, model: usize) -> Option<Known> {
+        let now = self.now;
         if origin == node {
-            return Some((self.now, self.nodes[node].row(model, Class::Own, self.now)));
+            let row = self.nodes[node].row(model, Class::Own, now);
+            return Some(Known { row, said: now, heard: now });
         }
         let way = self.rtt[origin][node] / 2.0;
-        let report = self.nodes[node].heard(self.now, way).map(|r| (r.at, r.rows[model]));
-        let row = self.origins[origin].heard(node, model, self.now);
+        let report = self.nodes[node].heard(now, way).map(|report| {
+            let (said, row) = report.rows[model];
+            Known { row, said, heard: report.at }
+        });
+        let row = self.origins[origin].heard(node, model, now);
+        let row = row.map(|(said, row)| Known { row, said, heard: said });
         match (report, row) {
-            (Some(report), Some(row)) if row.0 > report.0 => Some(row),
+            (Some(report), Some(row)) if row.said > report.said => {
+                Some(Known { heard: row.heard.max(report.heard), ..row })
+            }
             (None, row) => row,
             (report, _) => report,
         }
@@ -86,8 +105,10 @@ impl World<'_> {
             rtt,
             ..Candidate::default()
         };
-        let (said, row) = self.known(r.origin, node, model).unwrap_or((0.0, Row::default()));
-        let ran_here = origin.sessions.get(&r.session) == Some(&node);
+        let Known { row, said, heard } = self.known(r.origin, node, model).unwrap_or_default();
+        let ran_here = origin.sessions.get(&r.session).is_some_and(|(at, begun)| {
+            *at == node && !prefix::is_read_over(*begun, row.begun, slots)
+        });
         if !self.nodes[node].is_gated() {
             // Known are the own requests, those that the other sidecars speak of in their
             // reports, and what its Ollama says it has in memory.
@@ -107,18 +128,14 @@ impl World<'_> {
                 ..base
             };
         }
-        let age = self.now - said;
-        let rate = if row.load_rate > 0.0 { row.load_rate } else { LOAD_RATE };
-        // A load that has not begun does not get shorter by itself.
-        let least = if row.loaded || row.loading { 0.0 } else { size / rate + LOAD_START };
-        let wait = (row.wait - age).max(least.min(row.wait));
-        let believed = age <= BELIEVED.max(1.2 * self.setting.report_interval);
+        let interval = self.setting.report_interval.unwrap_or_default();
+        let believed = self.now - heard <= BELIEVED.max(1.2 * interval);
         Candidate {
             loaded_ctx: u64::from(row.loaded),
             loading: row.loading,
             inflight: row.running,
             queued: row.queued,
-            wait: believed.then_some(wait),
+            wait: believed.then(|| row.wait_after(self.now - said)),
             since: origin.since(node, model, said, rtt / 2.0) as u32,
             prefill: row.speeds.prefill,
             decode: row.speeds.decode,
@@ -145,7 +162,7 @@ impl World<'_> {
             open,
             left,
             slots: self.fleet.machines[node].slots,
-            loaded: self.known(origin, node, model).is_some_and(|(_, row)| row.loaded),
+            loaded: self.known(origin, node, model).is_some_and(|known| known.row.loaded),
             load: self.fleet.models[model].gb * 1e9 / LOAD_RATE + LOAD_START,
         }
     }
@@ -170,7 +187,8 @@ impl World<'_> {
 
         if !self.nodes[node].is_gated() {
             let terms = balance::score(&self.candidate(request, node), &ask, now);
-            let loaded = self.known(origin, node, r.job.model).is_some_and(|(_, row)| row.loaded);
+            let known = self.known(origin, node, r.job.model);
+            let loaded = known.is_some_and(|known| known.row.loaded);
             let here = Silent {
                 elapsed: self.now - place.sent,
                 first_token: place.first_token,

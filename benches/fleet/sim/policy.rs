@@ -120,7 +120,7 @@ impl World<'_> {
             Policy::LoadedFirst => {
                 let free = |n: &usize| origin.pending(*n) < self.fleet.machines[*n].slots as usize;
                 let warm = |n: &usize| {
-                    self.nodes[*n].heard(self.now, 0.0).is_some_and(|r| r.rows[model].loaded)
+                    self.nodes[*n].heard(self.now, 0.0).is_some_and(|r| r.rows[model].1.loaded)
                 };
                 let speed = |n: usize| self.fleet.machines[n].decode;
                 let of = |nodes: Vec<usize>| {

@@ -20,10 +20,10 @@ pub(crate) fn table(
     let bare = fleet.machines.iter().filter(|m| m.bare).count();
     writeln!(
         out,
-        "{} nodes ({bare} bare), load {}, reports every {} s, seeds {}..={}, {} h{}",
+        "{} nodes ({bare} bare), load {}, reports {}, seeds {}..={}, {} h{}",
         fleet.len(),
         plan.rho,
-        plan.report_interval,
+        plan.report_interval.map_or("of what changed".into(), |s| format!("every {s} s")),
         plan.seed,
         plan.seed + plan.seeds - 1,
         plan.seconds / 3600.0,

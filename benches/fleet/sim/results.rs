@@ -14,7 +14,7 @@ pub(crate) struct Plan {
     pub(crate) rho: f64,
     pub(crate) seed: u64,
     pub(crate) seeds: u64,
-    pub(crate) report_interval: f64,
+    pub(crate) report_interval: Option<f64>,
     pub(crate) fault: Option<Fault>,
     /// Which draws among near-equals, over the same arrivals.
     pub(crate) draw: u64,

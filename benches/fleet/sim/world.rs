@@ -7,7 +7,7 @@ use std::sync::Arc;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use tailherd::balance::moves::Tries;
-use tailherd::types::Class;
+use tailherd::types::{Class, Timing};
 
 use super::chance;
 use super::fleet::Fleet;
@@ -46,7 +46,8 @@ pub(crate) struct Setting {
     pub(crate) policy: Policy,
     pub(crate) seed: u64,
     pub(crate) seconds: f64,
-    pub(crate) report_interval: f64,
+    /// Reports come every so many seconds; `None`: as the program sends them.
+    pub(crate) report_interval: Option<f64>,
     pub(crate) fault: Option<Fault>,
     /// Other draws among near-equals, over the same arrivals.
     pub(crate) draw: u64,
@@ -99,6 +100,7 @@ pub(crate) enum Event {
     Again { request: usize },
     Tick { node: usize, version: u64 },
     Report,
+    Tell { node: usize },
     Observe,
     FaultBegins,
     FaultEnds,
@@ -150,6 +152,9 @@ pub(crate) struct World<'a> {
     heap: BinaryHeap<Entry>,
     numbers: u64,
     versions: Vec<u64>,
+    /// When each node last looked whether it has news, and whether it is about to.
+    looked: Vec<(f64, bool)>,
+    timing: Timing,
     principals: Vec<Arc<str>>,
 }
 
@@ -170,6 +175,8 @@ impl<'a> World<'a> {
             heap: BinaryHeap::new(),
             numbers: 0,
             versions: vec![0; fleet.len()],
+            looked: vec![(0.0, false); fleet.len()],
+            timing: Timing::default(),
             principals: (0..fleet.len()).map(|n| Arc::from(format!("user-{n}"))).collect(),
             fleet,
             setting,
@@ -241,15 +248,18 @@ impl<'a> World<'a> {
                 }
             }
             Event::Report => {
-                for node in &mut self.nodes {
-                    node.engine.advance(now);
-                    node.report(now, self.fleet.models.len());
-                }
+                (0..self.nodes.len()).for_each(|n| self.tell(n, true));
                 self.share();
                 (0..self.nodes.len()).for_each(|n| self.touch(n));
                 if now < self.setting.seconds + AFTER {
-                    self.at(now + self.setting.report_interval, Event::Report);
+                    let busy = self.timing.report_busy.as_secs_f64();
+                    let pause = self.setting.report_interval.unwrap_or(busy);
+                    self.at(now + pause, Event::Report);
                 }
+            }
+            Event::Tell { node } => {
+                self.tell(node, false);
+                self.touch(node);
             }
             Event::Observe => {
                 for node in 0..self.nodes.len() {
@@ -262,6 +272,24 @@ impl<'a> World<'a> {
             }
             Event::FaultBegins => self.fault(true),
             Event::FaultEnds => self.fault(false),
+        }
+    }
+
+    /// A node looks at its gate, and tells what has changed.
+    fn tell(&mut self, node: usize, due: bool) {
+        self.looked[node] = (self.now, false);
+        self.nodes[node].engine.advance(self.now);
+        self.nodes[node].report(self.now, self.fleet.models.len(), due);
+    }
+
+    /// Something happened at a node's gate: it looks soon whether that is news, as seldom as the
+    /// program does.
+    fn tell_soon(&mut self, node: usize) {
+        let (last, soon) = self.looked[node];
+        if self.setting.report_interval.is_none() && !soon {
+            let spacing = self.timing.report_spacing.as_secs_f64();
+            self.looked[node].1 = true;
+            self.at(self.now.max(last + spacing), Event::Tell { node });
         }
     }
 
@@ -424,6 +452,9 @@ impl<'a> World<'a> {
                 }
             }
         }
+        if self.nodes[node].has_moved() {
+            self.tell_soon(node);
+        }
         self.versions[node] += 1;
         if let Some(next) = self.nodes[node].engine.next() {
             let version = self.versions[node];
@@ -454,7 +485,9 @@ impl<'a> World<'a> {
         r.done = Some(heard);
         let (session, turn, origin) = (r.session, r.turn, r.origin);
         let latency = heard - r.arrived;
-        self.origins[origin].answered(request, node, session, numbers, latency, heard);
+        let begun = self.known(origin, node, numbers.model).map_or(0, |known| known.row.begun);
+        let place = (node, begun);
+        self.origins[origin].answered(request, place, session, numbers, latency, heard);
         if let Some(next) = self.sessions[session].turns.get(turn + 1) {
             let at = heard + next.think;
             if at < self.setting.seconds {

@@ -4,7 +4,10 @@
 //! but prompts are not: two that are read at once take as long as one after the other, and the
 //! first is done later for it. So a prompt waits while shorter ones are read. It is not read any
 //! later for that, and they are read sooner.
+//!
+//! Of a prompt that was read the engine keeps what no later one is read over.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::lane::{Running, Waiting};
@@ -16,6 +19,8 @@ const QUICK: Duration = Duration::from_millis(300);
 /// A prompt has been read after this many times its prediction, if nothing else says so: an
 /// answer that does not stream shows its first byte at its end.
 const SURELY_READ: u32 = 2;
+/// So many weights are counted; an engine has fewer.
+const MOST_COUNTED: usize = 4096;
 
 impl Queue {
     /// The first byte of a running request's answer is here: its prompt has been read.
@@ -54,6 +59,21 @@ impl Queue {
     pub(super) fn reads_left(&self, now: Moment) -> Duration {
         let running = self.lanes.iter().flat_map(|lane| &lane.running);
         running.filter_map(|run| run.reads_left(now)).sum()
+    }
+
+    /// How many requests ever began on these weights here, a load counted as one for each slot:
+    /// it leaves nothing of what was read.
+    pub fn begun(&self, weights: &str) -> u32 {
+        self.begun.get(weights).copied().unwrap_or_default()
+    }
+
+    /// So many more.
+    pub(super) fn count_begun(&mut self, weights: &Arc<str>, requests: u32) {
+        if self.begun.len() >= MOST_COUNTED && !self.begun.contains_key(weights) {
+            self.begun.clear();
+        }
+        let begun = self.begun.entry(weights.clone()).or_default();
+        *begun = begun.wrapping_add(requests);
     }
 
     /// Tells each lane how many run on the others.

@@ -28,6 +28,8 @@ pub struct Standing {
     pub running: usize,
     /// How many wait for it.
     pub queued: usize,
+    /// How many ever began on it ([`Queue::begun`]).
+    pub begun: u32,
     /// How long a new request of this node's own would wait, if it has these options.
     pub own: Duration,
     /// How long a new interactive one of another node would.
@@ -89,6 +91,7 @@ impl Queue {
             loading: coming.is_some(),
             running: lanes().map(|lane| lane.running.len()).sum(),
             queued: lanes().map(|lane| lane.waiting.len()).sum(),
+            begun: self.begun(&weights),
             own: wait(Class::Own),
             interactive: wait(Class::Interactive).max(self.guest_in(now)),
             spares: self.may_wait_unloaded(&target, now) || self.spares_owner(&target, now),

@@ -4,6 +4,7 @@ use super::super::testing::{engine, id, listing, model, peer, picture};
 use super::super::{Event, Identity, Registry, Settings, Snapshot, build, candidates, writer};
 use super::*;
 use crate::balance::Candidate;
+use crate::balance::prefix::Print;
 use crate::balance::rates::Sample;
 use crate::types::{Api, Capabilities, ClientKind, ModelKey, NodeName};
 
@@ -83,6 +84,31 @@ fn what_a_node_says_reaches_the_choice_runs_down_and_is_forgotten() {
     offer.hear(&cold, Duration::from_secs(5), at(30_000));
     let (soon, late) = (there(at(30_500)), there(at(39_000)));
     assert_eq!((soon.wait, late.wait, late.loaded_ctx), (Some(4.5), Some(4.0), 0));
+}
+
+#[test]
+fn a_prompt_is_taken_for_read_until_its_node_has_begun_others_on_all_slots() {
+    let snapshot = world();
+    let offer = theirs(&snapshot);
+    let hash = std::hash::RandomState::new();
+    let print = Print::of([&[7_u8; 900][..]], 900, &hash);
+    offer.node.cell.hear(at(0), HOLDS);
+    let begun = |begun| offer.hear(&Row { begun, ..row() }, Duration::ZERO, at(0));
+    let kept = || {
+        let offers = &snapshot.models[&ModelKey::parse("tiny").unwrap()].offers;
+        let mut out = Vec::new();
+        candidates::of(offers, &candidates::Need { print, ..need() }, at(0), &mut out);
+        out[1].prefix
+    };
+    begun(50);
+    offer.cell.read_before(print);
+    for (now, share) in [(50, 1.0), (53, 1.0), (54, 0.0), (9, 0.0)] {
+        begun(now);
+        assert_eq!(kept(), share, "{now} have begun, on 4 slots");
+    }
+    // An older node does not count.
+    begun(0);
+    assert_eq!(kept(), 1.0);
 }
 
 #[test]

@@ -85,3 +85,25 @@ fn a_new_request_waits_for_the_prompts_that_are_read() {
     desk.began(2);
     assert_eq!(wait(&desk), Duration::ZERO);
 }
+
+#[test]
+fn what_ever_began_is_counted_for_each_model_and_a_load_counts_for_all_slots() {
+    let mut desk = Desk::new(2);
+    let begun = |desk: &Desk| {
+        let of = |name| desk.queue.standing(target(name), SEC, desk.now).begun;
+        (of("tiny"), of("big"))
+    };
+    assert_eq!(begun(&desk), (0, 0));
+    desk.enter(waiter(1, "tiny"));
+    assert_eq!(begun(&desk), (0, 0), "it waits for the load");
+    desk.loaded(true);
+    assert_eq!(begun(&desk), (3, 0));
+    desk.enter(waiter(2, "tiny")).enter(waiter(3, "tiny"));
+    assert_eq!(begun(&desk), (4, 0), "the third waits for a slot");
+    desk.end(1).end(2).end(3);
+    assert_eq!(begun(&desk), (5, 0), "what has ended counts on");
+    desk.wait(1).observed(&[]).enter(waiter(4, "big")).loaded(false);
+    assert_eq!(begun(&desk), (5, 0), "a load that failed leaves what is there");
+    desk.enter(waiter(5, "tiny")).loaded(true);
+    assert_eq!(begun(&desk), (8, 0), "it was let go, and loaded again");
+}
