@@ -202,7 +202,7 @@ fn steps(explained: &Value) -> String {
             said.push(format!("{usd:.2}{most} dollars today"));
         }
         // Writing to a String cannot fail.
-        let _ = writeln!(out, "   {:<32} {}", word(&step["step"]), said.join(", "));
+        let _ = writeln!(out, "   {:<32} {}", word(&step["step"]), said.join("; "));
     }
     // A line without a remark ends with its name.
     out.lines().map(|line| format!("{}\n", line.trim_end())).collect()
@@ -481,7 +481,7 @@ seen and not used: ops (not in sendTo)
         assert!(text.starts_with("big:latest, a prompt of 500 tokens: goes to gpu,"), "{text}");
         let want = "
 steps of agents.writing, in order
-   anthropic/x                      passed over: its budget for today is spent, 1.50 of 1.50 dollars today
+   anthropic/x                      passed over: its budget for today is spent; 1.50 of 1.50 dollars today
    ollama/big:latest
 ";
         assert!(text.contains(want), "{text}");
@@ -489,7 +489,7 @@ steps of agents.writing, in order
         some["steps"][0]["only"] = "it can be asked at /v1/messages".into();
         let text = told(&explain(&status(), some.clone()));
         assert!(text.contains("tokens: goes to anthropic/x\n"), "{text}");
-        assert!(text.contains(" it can be asked at /v1/messages only, 1.50 of"), "{text}");
+        assert!(text.contains(" it can be asked at /v1/messages only; 1.50 of"), "{text}");
         // A provider behind the mesh is not where it goes, unless no node can.
         let hosted = some["steps"][0].take();
         some["steps"] = json!([some["steps"][1], hosted]);

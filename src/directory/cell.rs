@@ -276,7 +276,13 @@ impl PathCell {
         if let Some(rtt) = rtt {
             let new = u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX).max(1);
             let old = self.rtt_us.load(Relaxed);
-            self.rtt_us.store(if old == 0 { new } else { (old * 7 + new) / 8 }, Relaxed);
+            // A quick answer shows what the way can do. A slow one may have waited for a tunnel
+            // that was cold, or for a process that slept, and says little.
+            let between = match new < old {
+                true => old.saturating_add(new.saturating_mul(3)) / 4,
+                false => old.saturating_mul(7).saturating_add(new) / 8,
+            };
+            self.rtt_us.store(if old == 0 { new } else { between }, Relaxed);
         }
         !was_alive
     }
@@ -348,6 +354,18 @@ impl PathCell {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_round_trip_is_what_the_way_can_do_and_not_what_a_cold_tunnel_took_once() {
+        let path = PathCell::default();
+        let after = |ms| {
+            path.ok(Moment::from_millis(5), Some(Duration::from_millis(ms)));
+            path.rtt().unwrap().as_millis()
+        };
+        assert_eq!((after(800), after(8), after(8)), (800, 206, 57));
+        assert_eq!(after(8), 20, "three quick answers, and it is quick");
+        assert_eq!((after(1620), after(20)), (220, 70), "one slow answer says little");
+    }
 
     #[test]
     fn a_path_dies_of_the_second_miss_and_one_answer_revives_it() {

@@ -122,7 +122,9 @@ async fn probe(px: &Proxy, offer: &Offer, path: &Path) {
     let limit = px.timing.probe_limit.max(px.timing.vigil * px.timing.vigil_misses);
     if let Ok(Some(before)) = timeout(limit, asked).await {
         let now = px.clock.now();
-        if path.cell.ok(now, Some(now.since(before))) {
+        // What comes late shows life, and that its process was held up: nothing of the way.
+        let rtt = Some(now.since(before)).filter(|rtt| *rtt < px.timing.vigil);
+        if path.cell.ok(now, rtt) {
             px.directory.send(Event::Paths(node.clone()));
         }
     }
