@@ -193,9 +193,10 @@ pub(crate) async fn attempt(
     let mut ways = Ways::of(&offer.node);
     // Ways whose connect was late, to come back to when nothing else is left.
     let mut late: Vec<&Arc<Path>> = Vec::new();
+    let mut silent = false;
     loop {
         let (path, limit) = match ways.take() {
-            Some(path) if ways.more() || others => (path, way::race(px, path)),
+            Some(path) if ways.more() || others => (path, way::race(px, path, silent)),
             taken => match taken.or_else(|| late.pop()) {
                 Some(path) => (path, None),
                 None => return Err(Fail::new(Reason::Connect, "no path")),
@@ -208,6 +209,7 @@ pub(crate) async fn attempt(
         if fail.reason == Reason::SlowConnect {
             late.push(path);
         }
+        silent |= fail.reason == Reason::Silent;
         let stranded = fail.reason == Reason::UseTailnet && !others && late.is_empty();
         let again =
             !fail.was_sent() || (ask.held.replayable() && !ask.asked.route.op.is_never_retried());

@@ -132,11 +132,13 @@ pub(crate) async fn called(px: &Proxy, node: &Node) -> Option<Arc<Path>> {
 }
 
 /// How long a connect may take while something else is left to try: on a path that answered
-/// lately it should be quick, and one that is thought dead gets no more.
-pub(crate) fn race(px: &Proxy, path: &Path) -> Option<Duration> {
+/// lately it should be quick, and one that is thought dead gets no more. A node that has just been
+/// `silent` on another way sleeps, most likely: its next way gets a third of that.
+pub(crate) fn race(px: &Proxy, path: &Path, silent: bool) -> Option<Duration> {
     let (cell, timing) = (&path.cell, &px.timing);
+    let race = if silent { timing.connect_race / 3 } else { timing.connect_race };
     let lately = cell.ok_within(timing.recently, px.clock.now());
-    let quick = cell.rtt().map_or(timing.connect_race, |rtt| (rtt * 4).max(timing.connect_race));
+    let quick = cell.rtt().map_or(race, |rtt| (rtt * 4).max(race));
     (lately || !cell.is_alive()).then_some(quick)
 }
 
