@@ -25,7 +25,7 @@ use super::asked::Asked;
 use super::chain::Taken;
 use super::replay::{Held, Uplink};
 use super::wait::{Chosen, Pass};
-use super::words::Words;
+use super::words::{DIALECT, Words};
 
 /// A body of so many bytes takes no time worth counting to be sent.
 const QUICK_BODY: u64 = 64 * 1024;
@@ -89,8 +89,7 @@ impl Ask<'_> {
         *request.uri_mut() = path.parse().unwrap_or_else(|_| Uri::from_static("/"));
         let mut headers = self.headers(dial, target, None);
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        // What a caller says of his own dialect means nothing in another.
-        for name in ["anthropic-version", "anthropic-beta", "openai-beta"] {
+        for name in DIALECT {
             headers.remove(name);
         }
         *request.headers_mut() = headers;

@@ -30,12 +30,10 @@ use super::told;
 use super::vigil::vigil;
 use super::wait::{self, Chosen, Pass};
 use super::way::{self, Ways};
-use super::words::{self, Back, Retelling, Unsaid, Words};
+use super::words::{self, ANSWER_BODY, Back, Retelling, Unsaid, Words};
 
 /// Longest upstream error body that is read.
 const ERROR_BODY: usize = 64 * 1024;
-/// Longest answer in one piece that is translated.
-const ANSWER_BODY: usize = 64 << 20;
 /// Bodies larger than this say how fast a way is.
 const LARGE: u64 = 1 << 20;
 
@@ -357,9 +355,7 @@ struct To<'a> {
 
 /// The request in words that an offer's engine knows, where those are not the caller's.
 async fn in_its_words(px: &Proxy, ask: &Ask<'_>, offer: &Offer) -> Result<Option<Words>, Fail> {
-    if words::way(ask.asked, offer).is_none() {
-        return Ok(None);
-    }
+    let Some(way) = words::way(ask.asked, offer) else { return Ok(None) };
     let said = |reason, status, text: String| {
         let asked = ask.asked;
         let (head, body) = super::error::engine_said(asked.api(), status, &text, &asked.request_id);
@@ -375,7 +371,7 @@ async fn in_its_words(px: &Proxy, ask: &Ask<'_>, offer: &Offer) -> Result<Option
         );
         return Err(said(Reason::Dialect, StatusCode::PAYLOAD_TOO_LARGE, text));
     }
-    Words::for_engine(ask, offer).map_err(|unsaid| match unsaid {
+    Words::for_engine(ask, offer, way).map(Some).map_err(|unsaid| match unsaid {
         Unsaid::Wrong(why) => said(Reason::Rejected, StatusCode::BAD_REQUEST, why),
         Unsaid::Cannot(why) => {
             let text = format!("the model is at {kind}: {why}");
@@ -486,7 +482,7 @@ async fn retold(
     sent: Moment,
 ) -> Result<Answer, Fail> {
     let kind = head.headers.get(http::header::CONTENT_TYPE).and_then(|v| v.to_str().ok());
-    if back.stream != kind.is_some_and(|kind| kind.starts_with("text/event-stream")) {
+    if !back.is_as_asked(kind.unwrap_or_default()) {
         let text = "it answered with a stream, or with none, against what was asked";
         return Err(Fail::new(Reason::BadAnswer, text));
     }

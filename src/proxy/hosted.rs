@@ -33,17 +33,13 @@ use super::chain::Question;
 use super::finish::Finish;
 use super::relay::{Idle, Relay};
 use super::serve::served_by;
-use super::words::{self, Back, Words};
+use super::words::{self, ANSWER_BODY, Back, DIALECT, Words};
 use super::{Proxy, Running};
 
 /// Longest error body that is read.
 const ERROR_BODY: usize = 64 * 1024;
-/// Longest answer in one piece that is translated.
-const ANSWER_BODY: usize = 64 << 20;
 /// What a caller who says nothing of it speaks of Anthropic's dialect.
 const ANTHROPIC: HeaderValue = HeaderValue::from_static("2023-06-01");
-/// Headers of a dialect that a caller may set.
-const DIALECT: [&str; 3] = ["anthropic-version", "anthropic-beta", "openai-beta"];
 
 /// A try that failed before the first byte.
 #[derive(Debug)]
@@ -239,7 +235,7 @@ pub(crate) async fn attempt(
     let mut ending = Ending::new(spoken.0, spoken.1, Some(&kind));
     let odd = |text| this.rested(Fail::new("bad_answer", text));
     if let Some(back) = &back
-        && back.stream != kind.starts_with("text/event-stream")
+        && !back.is_as_asked(&kind)
     {
         return Err(odd(match back.stream {
             true => "it answered with no stream",

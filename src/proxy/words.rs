@@ -32,6 +32,11 @@ use super::error::retold;
 use super::hosted::{Answer, Hosted};
 use super::relay::Relay;
 
+/// Longest answer in one piece that is translated.
+pub(crate) const ANSWER_BODY: usize = 64 << 20;
+/// Headers of a dialect that a caller may set; they mean nothing in another.
+pub(crate) const DIALECT: [&str; 3] = ["anthropic-version", "anthropic-beta", "openai-beta"];
+
 /// A request as a provider gets it.
 #[derive(Debug, Clone)]
 pub(crate) struct Words {
@@ -61,9 +66,12 @@ pub(crate) struct Back {
 }
 
 impl Words {
-    /// For an engine that does not speak what the caller speaks; `None` = it does.
-    pub(crate) fn for_engine(ask: &Ask<'_>, offer: &Offer) -> Result<Option<Words>, Unsaid> {
-        let Some((translation, path)) = way(ask.asked, offer) else { return Ok(None) };
+    /// For an engine that does not speak what the caller speaks, the [`way`] it is asked.
+    pub(crate) fn for_engine(
+        ask: &Ask<'_>,
+        offer: &Offer,
+        (translation, path): (Translation, &'static str),
+    ) -> Result<Words, Unsaid> {
         let body: Value = serde_json::from_slice(&ask.held.frames().concat()).map_err(|_| odd())?;
         let think = body["think"].as_bool();
         let target = Target {
@@ -77,7 +85,7 @@ impl Words {
             asked.body["max_tokens"] = most.into();
         }
         let back = Back { translation, stream: asked.stream, echoed: asked.echoed };
-        Ok(Some(Words { path, body: asked.body.to_string().into(), back: Some(back) }))
+        Ok(Words { path, body: asked.body.to_string().into(), back: Some(back) })
     }
 
     pub(crate) fn of(q: &Question<'_>, hosted: &Hosted<'_>) -> Result<Words, Unsaid> {
@@ -180,6 +188,11 @@ impl Back {
     /// The dialect and the kind of the provider's answer.
     pub(crate) fn spoken(&self) -> (Api, Op) {
         self.translation.spoken()
+    }
+
+    /// Whether an answer of this kind is a stream, or none, as it was asked for.
+    pub(crate) fn is_as_asked(&self, kind: &str) -> bool {
+        self.stream == kind.starts_with("text/event-stream")
     }
 
     pub(crate) fn content_type(&self) -> HeaderValue {
