@@ -97,6 +97,9 @@ pub struct Row {
     /// How much of that is a load which nobody has begun: it does not pass by itself.
     #[serde(skip_serializing_if = "is_zero")]
     pub load_ms: u64,
+    /// Whether that load would put nothing else out of memory, as far as is known.
+    #[serde(skip_serializing_if = "is_false")]
+    pub fits: bool,
     /// Prompt tokens a second; 0 = never measured, as in the next two.
     #[serde(skip_serializing_if = "is_nothing")]
     pub prefill: f64,
@@ -348,6 +351,7 @@ mod tests {
                 Row {
                     wait_ms: 6800,
                     load_ms: 5800,
+                    fits: true,
                     accepting: Accepting::Mine,
                     why: "battery".into(),
                     ..row("big:70b")
@@ -355,7 +359,7 @@ mod tests {
             ],
             ..Line::default()
         };
-        let text = r#"{"v":1,"seq":1,"full":true,"nextMs":15000,"accepting":"all","list":"9f3c","rows":[{"engine":"ollama","name":"qwen3:8b","weights":"46e0c10c039e","numCtx":8192,"state":"loaded","slots":4,"running":3,"begun":41,"waitMs":0,"prefill":3900.0,"decode":78.5,"loadRate":1400000000.0,"context":131072},{"engine":"ollama","name":"big:70b","state":"cold","slots":1,"waitMs":6800,"loadMs":5800,"accepting":"mine","why":"battery"}]}"#;
+        let text = r#"{"v":1,"seq":1,"full":true,"nextMs":15000,"accepting":"all","list":"9f3c","rows":[{"engine":"ollama","name":"qwen3:8b","weights":"46e0c10c039e","numCtx":8192,"state":"loaded","slots":4,"running":3,"begun":41,"waitMs":0,"prefill":3900.0,"decode":78.5,"loadRate":1400000000.0,"context":131072},{"engine":"ollama","name":"big:70b","state":"cold","slots":1,"waitMs":6800,"loadMs":5800,"fits":true,"accepting":"mine","why":"battery"}]}"#;
         assert_eq!(serde_json::to_string(&first).unwrap(), text);
         assert_eq!(Line::read(text.as_bytes()).unwrap(), first);
         let beat = Line { seq: 2, ..Line::default() };

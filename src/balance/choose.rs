@@ -10,21 +10,26 @@ use std::time::Duration;
 
 use rand::Rng;
 
-use super::rates::USUAL_LENGTH;
+use super::rates::{LOAD_START, UNSAID_LOAD_RATE, USUAL_LENGTH, USUAL_LOAD_RATE};
 use crate::types::Moment;
 
 /// Scores up to this much above the best count as equal: the predictions are no better.
 const NEAR: f64 = 1.15;
 /// The same as a difference, for short requests.
 const NEAR_SECONDS: f64 = 0.05;
-/// Part of a load that is added as its cost to others, where its node says how long one waits: what
-/// waits behind it is in that already. In the simulation 0 to 0.35 are much alike.
-const LOAD_COST: f64 = 0.1;
+/// Part of a load that is added as its cost to others, where its node says how long one waits: it
+/// puts out of memory what somebody will ask for again.
+const LOAD_COST: f64 = 0.5;
+/// Part of a load that does not count where it puts nothing out: whoever comes next finds the model
+/// there. Who never loads until the wait elsewhere is longer leaves good machines idle beside
+/// others' queues.
+const LOAD_WORTH: f64 = 0.5;
+/// The same of a server without a sidecar, where all who use it say what they have there: how long
+/// its line of loads is, is in the wait already.
+const LINED_LOAD_COST: f64 = 0.1;
 /// The same where nobody says: it stands in a hidden line of loads, holds that up, and lets go
 /// what others use.
 const UNSAID_LOAD_COST: f64 = 2.0;
-/// What a load takes beside reading the weights, in seconds.
-pub const LOAD_START: f64 = 0.8;
 /// Part of a prompt that is left to read where the session's last request ran: the rest is still
 /// in the engine's prefix cache. So a session is worth at most the reading it saves.
 const SESSION_PROMPT: f64 = 0.1;
@@ -37,8 +42,6 @@ const PRIOR_SIZE: f64 = 5e9;
 /// The same where the engine says that nothing of the model is on a GPU.
 const PRIOR_CPU_PREFILL: f64 = 40.0;
 const PRIOR_CPU_DECODE: f64 = 6.0;
-/// Bytes of weights a second where no load was ever seen.
-const PRIOR_LOAD_RATE: f64 = 1e9;
 /// One stream of `n` side by side runs at `n^-SHARING` of its lone speed.
 pub(super) const SHARING: f64 = 0.25;
 /// No term counts for more than this: a week orders as well as for ever, and stays finite.
@@ -85,6 +88,8 @@ pub struct Candidate {
     pub left: Option<f64>,
     /// Without a `wait`: seconds until a load of it would begin. `None`: nobody knows.
     pub line: Option<f64>,
+    /// Whether its node says that a load of it would put nothing else out of memory.
+    pub fits: bool,
     /// Requests for it that were sent from here after that report and are not in it.
     pub since: u32,
     /// Whether the session's last request ran there, on the model as it is loaded now.
@@ -151,7 +156,7 @@ pub struct Terms {
     pub wait: f64,
     /// Bringing the model into memory.
     pub load: f64,
-    /// What that load costs others.
+    /// What that load costs others; below zero, what it is worth to them.
     pub load_cost: f64,
     /// Reading the prompt.
     pub prefill: f64,
@@ -161,6 +166,13 @@ pub struct Terms {
     pub total: f64,
     /// Why it is not among the first choices, in one word; empty if it is.
     pub behind: &'static str,
+}
+
+impl Terms {
+    /// How long it is predicted to take. What a load is to others is no part of that.
+    pub fn takes(&self) -> f64 {
+        self.total - self.load_cost
+    }
 }
 
 /// Where a request goes.
@@ -263,7 +275,8 @@ pub fn score(c: &Candidate, ask: &Ask, now: Moment) -> Terms {
     };
     let prefill_rate = rate(c.prefill, prior_prefill);
     let decode_rate = rate(c.decode, prior_decode);
-    let load_rate = rate(c.load_rate, PRIOR_LOAD_RATE);
+    let usual = if c.wait.is_some() { USUAL_LOAD_RATE } else { UNSAID_LOAD_RATE };
+    let load_rate = rate(c.load_rate, usual);
 
     let usual = rate(c.out_tokens, USUAL_LENGTH);
     let output = ask.max_output.map_or(usual, |most| usual.min(most as f64));
@@ -280,12 +293,12 @@ pub fn score(c: &Candidate, ask: &Ask, now: Moment) -> Terms {
     let work = prefill + decode;
 
     let whole = seconds(size / load_rate + LOAD_START);
-    let fits = fits_loaded(c, ask);
+    let ready = fits_loaded(c, ask);
     let (wait, load) = match c.wait {
         Some(said) => {
             let said = seconds(said);
             let since = seconds(since_wait(c, slots) * work);
-            match (fits, c.loaded_ctx) {
+            match (ready, c.loaded_ctx) {
                 (true, _) => (said + since, 0.0),
                 // What was said is for the model as it is loaded, not as it is asked for.
                 (false, 1..) => (said + since, whole),
@@ -293,21 +306,23 @@ pub fn score(c: &Candidate, ask: &Ask, now: Moment) -> Terms {
             }
         }
         None => {
-            let load = match (fits, c.loading) {
+            let load = match (ready, c.loading) {
                 (true, _) => 0.0,
                 // Somebody else's load: about half of it is left.
                 (false, true) => whole * 0.5,
                 (false, false) => whole,
             };
-            let line = if fits || c.loading { 0.0 } else { c.line.map_or(0.0, seconds) };
+            let line = if ready || c.loading { 0.0 } else { c.line.map_or(0.0, seconds) };
             (line + seconds(unsaid_wait(c, slots, work)), load)
         }
     };
     // A load that goes on already evicts nothing more.
-    let load_cost = match (fits || c.loading, c.wait.or(c.line)) {
-        (true, _) => 0.0,
-        (false, Some(_)) => whole * LOAD_COST,
-        (false, None) => whole * UNSAID_LOAD_COST,
+    let load_cost = match (c.wait, c.line) {
+        _ if ready || c.loading => 0.0,
+        (Some(_), _) if c.fits && c.loaded_ctx == 0 => -load * LOAD_WORTH,
+        (Some(_), _) => whole * LOAD_COST,
+        (None, Some(_)) => whole * LINED_LOAD_COST,
+        (None, None) => whole * UNSAID_LOAD_COST,
     };
 
     let rtt = seconds(if c.is_local { 0.0 } else { c.rtt });

@@ -15,7 +15,7 @@
 
 use std::time::Duration;
 
-use super::choose::{LOAD_START, SHARING};
+use super::choose::SHARING;
 
 /// Weight of a whole new sample of a speed: follows a card that throttles in about 8 answers.
 pub const SPEED: f64 = 0.25;
@@ -25,6 +25,13 @@ pub const LOAD: f64 = 0.3;
 pub const LENGTH: f64 = 0.1;
 /// Tokens of an answer where none was seen.
 pub const USUAL_LENGTH: f64 = 200.0;
+/// Bytes of weights loaded a second where no load was ever seen. Rather too many than too few: who
+/// is thought fast is asked to load, and then it is known; who is thought slow may never be asked.
+pub const USUAL_LOAD_RATE: f64 = 1.5e9;
+/// The same of a server that does not say itself what its loads take.
+pub const UNSAID_LOAD_RATE: f64 = 1e9;
+/// What a load takes beside reading the weights, in seconds.
+pub const LOAD_START: f64 = 0.8;
 
 /// Estimates of less trust count as not measured.
 const ENOUGH: f64 = 0.1;

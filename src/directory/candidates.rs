@@ -116,6 +116,7 @@ fn candidate(index: usize, offer: &Offer, need: &Need, usual: f64, now: Moment) 
         left: bare.then(|| cell.report.left_of_all(now).as_secs_f64()),
         line: (bare && offer.endpoint.kind == EngineKind::Ollama && !cell.is_loaded())
             .then(|| cell.mates.line(cell, slots, now)),
+        fits: row.is_some_and(|row| row.fits),
         since: row.map_or(0, |row| cell.report.since(row, ours)),
         slots,
         prefill: speed(cell.prefill.get(), prefill, |row| row.prefill) * part,

@@ -28,6 +28,8 @@ pub struct Heard {
     pub wait: f64,
     /// The part of it that does not pass by itself: a load which nobody has begun.
     pub load: f64,
+    /// Whether that load would put nothing else out of memory there.
+    pub fits: bool,
     /// Requests it runs at once.
     pub slots: u32,
     /// Requests that ran.
@@ -99,6 +101,7 @@ impl Reported {
         self.row.store(Some(Arc::new(Heard {
             wait: wait.as_secs_f64(),
             load: Duration::from_millis(row.load_ms).min(wait).as_secs_f64(),
+            fits: row.fits,
             slots: row.slots,
             running: row.running,
             queued: row.queued,

@@ -150,7 +150,7 @@ mod tests {
             nas.map(|c| (c.left, c.line)).unwrap()
         };
         // The load that the two wait for comes first.
-        let load = 1e-6 + crate::balance::LOAD_START;
+        let load = 1e-6 + crate::balance::rates::LOAD_START;
         let cold = ((Some(10.0), Some(0.0)), (Some(0.0), Some(load)));
         assert_eq!((see("tiny"), see("big")), cold);
         at(&desk, "nas", "tiny").cell.set_loaded(4096);

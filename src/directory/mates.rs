@@ -8,12 +8,9 @@ use std::sync::{Arc, Weak};
 use arc_swap::ArcSwap;
 
 use super::cell::Cell;
-use crate::balance::LOAD_START;
+use crate::balance::rates::{LOAD_START, UNSAID_LOAD_RATE};
 use crate::balance::unsaid::{self, Mate};
 use crate::types::Moment;
-
-/// Bytes of weights loaded a second where no load was ever seen.
-const USUAL_LOAD_RATE: f64 = 1e9;
 
 /// The cells of one engine.
 #[derive(Debug, Default)]
@@ -34,7 +31,7 @@ impl Mates {
         let others = cells.iter().filter_map(Weak::upgrade);
         unsaid::line(others.filter(|other| !std::ptr::eq(&**other, cell)).map(|other| {
             let known = other.load_rate.get();
-            let rate = if known > 0.0 { known } else { USUAL_LOAD_RATE };
+            let rate = if known > 0.0 { known } else { UNSAID_LOAD_RATE };
             Mate {
                 open: other.inflight.load(Relaxed).saturating_add(other.report.others()),
                 left: other.report.left_of_all(now).as_secs_f64(),

@@ -65,13 +65,13 @@ impl fmt::Display for Reason {
         }
         let Some((name, t)) = &self.next else { return Ok(()) };
         // What its load costs others is no time of this request's.
-        let takes = t.total - t.load_cost;
+        let takes = t.takes();
         let name = name.as_str();
         match () {
             () if !t.behind.is_empty() => write!(f, "; {name} {}", behind(t.behind)),
             () if t.wait > 0.5 * takes => write!(f, "; {name} would wait {}", span(t.wait)),
             () if t.load > 0.5 * takes => write!(f, "; {name} would load for {}", span(t.load)),
-            () => write!(f, "; {name} {}", span(t.total)),
+            () => write!(f, "; {name} {}", span(takes)),
         }
     }
 }

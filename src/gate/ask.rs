@@ -5,14 +5,10 @@ use std::time::Duration;
 
 use super::LoadFail;
 use crate::balance::queue::{self, Target, Waiter, WaiterId, Why};
+use crate::balance::rates::{LOAD_START, USUAL_LOAD_RATE};
 use crate::config::ShareLoads;
 use crate::directory::{Cell, Offer};
 use crate::types::{Capabilities, Class, Digest, LoadKey, ModelKey, NodeId, Side};
-
-/// Bytes of weights a second, where no load was ever measured: a disk that is not new.
-const LOAD_RATE: f64 = 5e8;
-/// What a load costs beside reading the weights.
-const LOAD_BASE: Duration = Duration::from_millis(800);
 
 /// A request at the gate.
 #[derive(Debug, Clone)]
@@ -101,11 +97,11 @@ impl Ask {
 pub(super) fn load_time(size: u64, cell: &Cell) -> Duration {
     let rate = match cell.load_rate.get() {
         known if known > 0.0 => known,
-        _ => LOAD_RATE,
+        _ => USUAL_LOAD_RATE,
     };
     #[expect(clippy::cast_precision_loss, reason = "a prediction")]
-    let seconds = size as f64 / rate;
-    LOAD_BASE + Duration::try_from_secs_f64(seconds).unwrap_or(Duration::from_secs(3600))
+    let seconds = LOAD_START + size as f64 / rate;
+    Duration::try_from_secs_f64(seconds).unwrap_or(Duration::from_secs(3600))
 }
 
 /// The word under which the gate keeps what is in memory: the digest of the weights (Ollama has

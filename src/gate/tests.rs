@@ -238,10 +238,10 @@ async fn refusals_say_why_and_when_to_come_again() {
     let guest = Ask { may_load: false, class: Class::Interactive, ..ask("tiny") };
     assert_eq!(desk.gate.enter(guest).await.unwrap_err().why, Reason::NotLoaded);
 
-    let hurried = Ask { wait_budget: Some(5 * SEC), ..ask("tiny") };
+    let hurried = Ask { wait_budget: Some(3 * SEC), ..ask("tiny") };
     let refusal = desk.gate.enter(hurried).await.unwrap_err();
     // 4.6 GB at the rate taken where none is known, and the engine's start.
-    let load = Duration::from_secs_f64(9.2 + 0.8);
+    let load = Duration::from_secs_f64(4.6 / 1.5 + 0.8);
     assert_eq!(refusal, Refusal { why: Reason::Wait, retry_after: load });
     assert_eq!(desk.gate.waits(&ask("tiny")), load);
 

@@ -50,6 +50,7 @@ impl Told {
                 State::Cold => millis(load.min(standing.interactive)),
                 State::Loaded | State::Loading => 0,
             },
+            fits: state == State::Cold && standing.fits,
             prefill: rounded(cell.prefill.get()),
             decode: rounded(cell.decode.get()),
             load_rate: rounded(cell.load_rate.get()),

@@ -87,8 +87,8 @@ impl<'a> Chosen<'a> {
         Chosen {
             offer,
             others,
-            budget: moves::wait_budget(terms.total, tries).filter(|_| choosy),
-            loads: terms.load > 0.0 || terms.load_cost > 0.0 || known || !choosy,
+            budget: moves::wait_budget(terms.takes(), tries).filter(|_| choosy),
+            loads: terms.load > 0.0 || terms.load_cost != 0.0 || known || !choosy,
             among,
             index: pick.index,
             tried,

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tailherd::balance::Queue;
 use tailherd::balance::queue::{Action, Entry, LoadId, LoadPlan, Seen, Target, Waiter, WaiterId};
+use tailherd::balance::rates::{LOAD_START, USUAL_LOAD_RATE};
 use tailherd::types::{Class, LoadKey, Moment};
 
 use super::chance;
@@ -19,8 +20,6 @@ const LOADS: u64 = 1 << 40;
 /// Weight of a new sample.
 const RATE_WEIGHT: f64 = 0.25;
 const LOAD_WEIGHT: f64 = 0.3;
-/// Bytes of weights a second where no load was ever seen.
-const LOAD_RATE: f64 = 5e8;
 const OUTPUT_WEIGHT: f64 = 0.1;
 /// How wrong a node's one look at itself is.
 const SELF_ERROR: f64 = 0.3;
@@ -97,6 +96,8 @@ pub(crate) struct Row {
     pub(crate) load: f64,
     pub(crate) speeds: Speeds,
     pub(crate) load_rate: f64,
+    /// Whether its load would put nothing else out of memory.
+    pub(crate) fits: bool,
 }
 
 impl Row {
@@ -108,7 +109,7 @@ impl Row {
     /// Whether another one says the same, given the time between: then it is not told. (Speeds
     /// change with answers, which change the rest.)
     fn is_same(&self, other: &Row, passed: f64) -> bool {
-        let plain = |r: &Row| (r.loaded, r.loading, r.running, r.queued, r.begun);
+        let plain = |r: &Row| (r.loaded, r.loading, r.fits, r.running, r.queued, r.begun);
         let wrong = (self.wait_after(passed) - other.wait).abs();
         plain(self) == plain(other) && wrong <= WRONG.max(other.wait / 8.0)
     }
@@ -338,22 +339,21 @@ impl Node {
         let Some(gate) = &self.gate else {
             return Row { loaded: self.engine.is_loaded(model), ..Row::default() };
         };
-        let at = moment(now);
-        let said = gate.queue.rows(at).find(|row| *row.target == gate.targets[model]);
         let load = gate.load_time(model);
-        let wait = gate.queue.waits(&gate.targets[model], class, load, at);
-        let (loaded, loading) = said.as_ref().map_or((false, false), |r| (r.loaded, r.loading));
-        let cold = !loaded && !loading;
+        let stands = gate.queue.standing(gate.targets[model].clone(), load, moment(now));
+        let wait = if class == Class::Own { stands.own } else { stands.interactive };
+        let cold = !stands.loaded && !stands.loading;
         Row {
-            loaded,
-            loading,
-            running: said.map_or(0, |row| row.running as u32),
-            queued: said.map_or(0, |row| row.queued as u32),
-            begun: gate.queue.begun(&gate.targets[model].weights),
+            loaded: stands.loaded,
+            loading: stands.loading,
+            running: stands.running as u32,
+            queued: stands.queued as u32,
+            begun: stands.begun,
             wait: wait.as_secs_f64(),
             load: if cold { load.min(wait).as_secs_f64() } else { 0.0 },
             speeds: gate.speeds[model],
             load_rate: gate.load_rate,
+            fits: cold && stands.fits,
         }
     }
 
@@ -407,7 +407,7 @@ impl Gate {
     }
 
     fn load_time(&self, model: usize) -> Duration {
-        let rate = if self.load_rate > 0.0 { self.load_rate } else { LOAD_RATE };
-        Duration::from_secs_f64(0.8 + self.sizes[model] / rate)
+        let rate = if self.load_rate > 0.0 { self.load_rate } else { USUAL_LOAD_RATE };
+        Duration::from_secs_f64(LOAD_START + self.sizes[model] / rate)
     }
 }

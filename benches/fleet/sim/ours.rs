@@ -2,8 +2,9 @@
 
 use tailherd::balance::moves::{self, Silent, Waiting};
 use tailherd::balance::prefix;
+use tailherd::balance::rates::{LOAD_START, UNSAID_LOAD_RATE};
 use tailherd::balance::unsaid::{self, Mate};
-use tailherd::balance::{self, Ask, Candidate, Choice, LOAD_START};
+use tailherd::balance::{self, Ask, Candidate, Choice};
 use tailherd::types::Class;
 
 use super::fleet::Lengths;
@@ -12,8 +13,6 @@ use super::world::{Event, Place, World};
 
 /// A report older than this is not believed, unless they come this seldom.
 const BELIEVED: f64 = 10.0;
-/// Bytes of weights a second where not known.
-const LOAD_RATE: f64 = 1e9;
 
 /// What a node has said of a model, as far as is known.
 #[derive(Debug, Clone, Copy, Default)]
@@ -45,7 +44,7 @@ impl World<'_> {
             wait,
             reads: t.prefill,
             writes: t.decode,
-            budget: moves::wait_budget(t.total, tries),
+            budget: moves::wait_budget(t.takes(), tries),
             loads: t.load > 0.0,
         };
         self.send(request, place);
@@ -140,6 +139,7 @@ impl World<'_> {
             prefill: row.speeds.prefill,
             decode: row.speeds.decode,
             load_rate: row.load_rate,
+            fits: row.fits,
             session: ran_here && row.loaded,
             ..base
         }
@@ -163,7 +163,7 @@ impl World<'_> {
             left,
             slots: self.fleet.machines[node].slots,
             loaded: self.known(origin, node, model).is_some_and(|known| known.row.loaded),
-            load: self.fleet.models[model].gb * 1e9 / LOAD_RATE + LOAD_START,
+            load: self.fleet.models[model].gb * 1e9 / UNSAID_LOAD_RATE + LOAD_START,
         }
     }
 

@@ -95,11 +95,36 @@ fn what_is_told_of_the_work_at_a_silent_engine_is_its_wait() {
         let t = terms(Candidate { slots, inflight, queued, ..c });
         assert_eq!(t.wait, wait, "{slots} {inflight} {queued}");
     }
-    // What stands before a load, and then it costs others no more than one that is announced.
+    // What stands before a load, and then it costs others less than where that is not known.
     let cold = terms(Candidate { loaded_ctx: 0, inflight: 0, queued: 0, line: Some(9.0), ..c });
-    assert_eq!((cold.wait, cold.load, cold.load_cost), (9.0, 5.8, 5.8 * LOAD_COST));
+    assert_eq!((cold.wait, cold.load, cold.load_cost), (9.0, 5.8, 5.8 * LINED_LOAD_COST));
     let unsaid = terms(Candidate { loaded_ctx: 0, inflight: 0, queued: 0, ..c });
     assert_eq!((unsaid.wait, unsaid.load_cost), (0.0, 5.8 * UNSAID_LOAD_COST));
+}
+
+#[test]
+fn a_load_costs_others_what_it_pushes_out_and_is_worth_something_where_it_pushes_out_nothing() {
+    let cold = Candidate { loaded_ctx: 0, wait: Some(5.8), ..good(0) };
+    let terms = |c: Candidate| score(&c, &ask(), Moment::ZERO);
+    let (out, beside) = (terms(cold), terms(Candidate { fits: true, ..cold }));
+    let work = out.prefill + out.decode;
+    assert_eq!((out.load, out.load_cost), (5.8, 5.8 * LOAD_COST));
+    assert_eq!((beside.load, beside.load_cost), (5.8, -5.8 * LOAD_WORTH));
+    assert_eq!(beside.total, work + 5.8 - 5.8 * LOAD_WORTH);
+    // Neither is a time: that is what is waited for.
+    for t in [out, beside] {
+        assert!((t.takes() - work - 5.8).abs() < 1e-9, "{t:?}");
+    }
+    // Beside a queue of four seconds an idle machine brings it in; not beside one of two, and not
+    // where somebody would have to load again what it had.
+    let queue = |wait| Candidate { wait: Some(wait), inflight: 1, ..good(0) };
+    wins(Candidate { fits: true, ..cold }, queue(4.5), &ask());
+    wins(queue(1.0), Candidate { fits: true, ..cold }, &ask());
+    wins(queue(4.5), cold, &ask());
+    // The same weights with another window are let go for that.
+    let other = Candidate { loaded_ctx: 8192, fits: true, wait: Some(0.0), ..good(0) };
+    let wide = Ask { num_ctx: Some(4096), ..ask() };
+    assert_eq!(score(&other, &wide, Moment::ZERO).load_cost, 5.8 * LOAD_COST);
 }
 
 #[test]
@@ -110,6 +135,7 @@ fn a_said_wait_has_the_load_in_it_and_ours_sent_since_come_on_top() {
     assert_eq!((terms(c).wait, terms(c).load), (7.0, 0.0));
     let cold = terms(Candidate { loaded_ctx: 0, ..c });
     assert!((cold.wait - 1.2).abs() < 1e-9, "{cold:?}");
+
     assert_eq!((cold.load, cold.load_cost), (5.8, 5.8 * LOAD_COST));
     let soon = terms(Candidate { loaded_ctx: 0, loading: true, wait: Some(2.0), ..c });
     assert_eq!((soon.wait, soon.load, soon.load_cost), (0.0, 2.0, 0.0));
@@ -219,7 +245,7 @@ fn any_number() -> impl Strategy<Value = f64> {
 
 prop_compose! {
     fn any_candidate()(
-        flags in any::<[bool; 8]>(),
+        flags in any::<[bool; 9]>(),
         n in any::<[u64; 5]>(),
         small in any::<[u32; 4]>(),
         f in proptest::array::uniform6(any_number()),
@@ -236,7 +262,7 @@ prop_compose! {
             since: small[3], wait, left, line: left, session: flags[6], prefix: f[0], closed: false,
             held: if flags[7] { "slow start" } else { "" },
             prefill: f[0], decode: f[1], load_rate: f[2], out_tokens: f[3], rtt: f[4],
-            upload: f[5], prompt: if flags[2] { n[4] } else { 0 },
+            fits: flags[8], upload: f[5], prompt: if flags[2] { n[4] } else { 0 },
         }
     }
 }

@@ -106,6 +106,16 @@ impl Queue {
             && self.room.surely_holds(all.chain(std::iter::once(&target.weights)))
     }
 
+    /// Whether these weights could be loaded beside all that is in memory, as far as has been seen:
+    /// nothing would be let go for them.
+    pub(super) fn fits_beside(&self, weights: &Arc<str>, now: Moment) -> bool {
+        let lanes = self.lanes.iter().filter(|lane| lane.loading || lane.in_memory(now));
+        let foreign = self.foreign.iter().filter(|s| s.expires.is_none_or(|at| at > now));
+        let there = lanes.map(|lane| &lane.target.weights).chain(foreign.map(|s| &s.weights));
+        let others = there.filter(|there| *there != weights);
+        !self.loads || self.room.holds(others.chain(std::iter::once(weights)))
+    }
+
     /// Whether who waits may have his target loaded now.
     pub(super) fn can_load(&self, waiter: &Waiting, target: &Target, now: Moment) -> bool {
         waiter.may_load && (waiter.evicts || self.spares_owner(target, now))

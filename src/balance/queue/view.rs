@@ -37,6 +37,8 @@ pub struct Standing {
     /// Whether a guest's request would find it there or could have it loaded, pushing out
     /// nothing of the owner's.
     pub spares: bool,
+    /// Whether nothing would be let go for it, were it loaded now, as far as has been seen.
+    pub fits: bool,
 }
 
 impl Queue {
@@ -95,6 +97,7 @@ impl Queue {
             own: wait(Class::Own),
             interactive: wait(Class::Interactive).max(self.guest_in(now)),
             spares: self.may_wait_unloaded(&target, now) || self.spares_owner(&target, now),
+            fits: self.fits_beside(&weights, now),
             key: target.key,
         }
     }

@@ -43,6 +43,21 @@ fn what_is_in_memory_counts_with_the_options_it_has() {
 }
 
 #[test]
+fn what_was_never_let_go_for_a_load_is_taken_to_stay_beside_it() {
+    let mut desk = Desk::with(1, "tiny");
+    let fits = |desk: &Desk, text: &str| standing(desk, text).fits;
+    assert!(fits(&desk, "big"), "nobody has seen otherwise");
+    assert!(fits(&desk, "tiny"), "it is there");
+    desk.enter(waiter(1, "big"));
+    desk.loaded(true).wait(1).observed(&[seen("big", None)]);
+    assert!(!fits(&desk, "tiny"), "it had to go for the other");
+    desk.end(1).wait(1).observed(&[]);
+    assert!(fits(&desk, "tiny") && fits(&desk, "big"), "nothing is there any more");
+    desk.observed(&[seen("big", None)]);
+    assert!(!fits(&desk, "tiny"), "somebody else had it loaded");
+}
+
+#[test]
 fn who_waits_can_be_told_for_how_long() {
     let mut desk = Desk::with(1, "tiny");
     desk.enter(waiter(1, "tiny"));
