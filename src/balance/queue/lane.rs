@@ -240,7 +240,8 @@ impl Lane {
 }
 
 /// What is left of something that was to take `predicted` and has taken `elapsed`. What is
-/// overdue is taken to need a quarter of its prediction more: it is never "done any moment".
+/// overdue is never "done any moment": it needs a quarter more of what it was to take, or has
+/// taken. The longer an answer has become, the longer it will go on.
 pub(super) fn left(predicted: Duration, elapsed: Duration) -> Duration {
-    predicted.saturating_sub(elapsed).max(predicted / 4)
+    predicted.saturating_sub(elapsed).max(predicted.max(elapsed) / 4)
 }

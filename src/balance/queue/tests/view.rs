@@ -72,3 +72,16 @@ fn who_waits_can_be_told_for_how_long() {
     cold.wait(2);
     assert_eq!(cold.queue.left(WaiterId(1), cold.now), Some(3 * SEC));
 }
+
+#[test]
+fn an_answer_that_goes_on_and_on_is_not_expected_to_end_any_moment() {
+    let mut desk = Desk::with(1, "tiny");
+    desk.enter(waiter(1, "tiny")).enter(waiter(2, "tiny"));
+    let mut left = Vec::new();
+    for seconds in [4, 5, 3, 8, 60, 320] {
+        desk.wait(seconds);
+        left.push(desk.queue.left(WaiterId(2), desk.now).unwrap().as_secs_f64());
+    }
+    // After 4, 9, 12, 20, 80 and 400 seconds of an answer that was to take ten.
+    assert_eq!(left, [6.0, 2.5, 3.0, 5.0, 20.0, 100.0]);
+}
