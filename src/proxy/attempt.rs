@@ -192,9 +192,10 @@ pub(crate) async fn attempt(
     // Ways whose connect was late, to come back to when nothing else is left.
     let mut late: Vec<&Arc<Path>> = Vec::new();
     let mut silent = false;
+    let race = |path: &Path, silent| way::race(&path.cell, &px.timing, silent, px.clock.now());
     loop {
         let (path, limit) = match ways.take() {
-            Some(path) if ways.more() || others => (path, way::race(px, path, silent)),
+            Some(path) if ways.more() || others => (path, race(path, silent)),
             taken => match taken.or_else(|| late.pop()) {
                 Some(path) => (path, None),
                 None => return Err(Fail::new(Reason::Connect, "no path")),

@@ -122,12 +122,16 @@ async fn probe(px: &Proxy, offer: &Offer, path: &Path) {
     let limit = px.timing.probe_limit.max(px.timing.vigil * px.timing.vigil_misses);
     if let Ok(Some(before)) = timeout(limit, asked).await {
         let now = px.clock.now();
-        // What comes late shows life, and that its process was held up: nothing of the way.
-        let rtt = Some(now.since(before)).filter(|rtt| *rtt < px.timing.vigil);
-        if path.cell.ok(now, rtt) {
+        if path.cell.ok(now, round_trip(now.since(before), px.timing.vigil)) {
             px.directory.send(Event::Paths(node.clone()));
         }
     }
+}
+
+/// What an answer to a probe says of the way. What comes late shows life, and that its process was
+/// held up.
+fn round_trip(took: Duration, every: Duration) -> Option<Duration> {
+    (took < every).then_some(took)
 }
 
 async fn ping(offer: &Offer, path: &Path, lease: Lease) -> Option<()> {
@@ -189,6 +193,16 @@ mod tests {
         assert!(!silence.lasts(tick));
         silence.asked = true;
         assert!(silence.lasts(tick));
+    }
+
+    #[test]
+    fn an_answer_after_the_next_probe_measures_no_way() {
+        let ms = Duration::from_millis;
+        let round_trip = |took| round_trip(ms(took), ms(300));
+        assert_eq!(
+            [round_trip(299), round_trip(300), round_trip(5000)],
+            [Some(ms(299)), None, None]
+        );
     }
 
     #[test]

@@ -12,9 +12,9 @@ use http::response::Parts;
 use tokio::time::timeout;
 
 use crate::api::attempt::REFUSED;
-use crate::directory::{Directory, Event, Look, Node, Path};
+use crate::directory::{Directory, Event, Look, Node, Path, PathCell};
 use crate::net::Lease;
-use crate::types::{Dial, NodeId, NodeKind, PathKind};
+use crate::types::{Dial, Moment, NodeId, NodeKind, PathKind, Timing};
 
 use super::Proxy;
 use super::attempt::{Fail, Reason};
@@ -134,10 +134,14 @@ pub(crate) async fn called(px: &Proxy, node: &Node) -> Option<Arc<Path>> {
 /// How long a connect may take while something else is left to try: on a path that answered
 /// lately it should be quick, and one that is thought dead gets no more. A node that has just been
 /// `silent` on another way sleeps, most likely: its next way gets a third of that.
-pub(crate) fn race(px: &Proxy, path: &Path, silent: bool) -> Option<Duration> {
-    let (cell, timing) = (&path.cell, &px.timing);
+pub(crate) fn race(
+    cell: &PathCell,
+    timing: &Timing,
+    silent: bool,
+    now: Moment,
+) -> Option<Duration> {
     let race = if silent { timing.connect_race / 3 } else { timing.connect_race };
-    let lately = cell.ok_within(timing.recently, px.clock.now());
+    let lately = cell.ok_within(timing.recently, now);
     let quick = cell.rtt().map_or(race, |rtt| (rtt * 4).max(race));
     (lately || !cell.is_alive()).then_some(quick)
 }
@@ -164,7 +168,7 @@ pub(crate) async fn connect(
 mod tests {
     use super::*;
     use crate::directory::testing::{dial, id, lan, who};
-    use crate::directory::{DirectoryConfig, PathCell, Settings};
+    use crate::directory::{DirectoryConfig, Settings};
     use crate::telemetry::Clock;
 
     fn node(dials: &[Dial]) -> Node {
@@ -263,6 +267,23 @@ mod tests {
         assert_eq!(order(&node), [lan(8), lan(7)]);
         node.paths[0].cell.ok(now, None);
         assert_eq!(order(&node), [dial(2), lan(8), lan(7)]);
+    }
+
+    #[test]
+    fn a_way_that_should_be_quick_gets_little_time_and_one_of_a_silent_node_a_third_of_it() {
+        let ms = Duration::from_millis;
+        let timing = Timing { connect_race: ms(300), recently: ms(5000), ..Timing::shrunk() };
+        let race = |cell: &PathCell, silent, now| {
+            race(cell, &timing, silent, Moment::from_millis(now)).map(|limit| limit.as_millis())
+        };
+        let cell = PathCell::default();
+        assert_eq!((race(&cell, false, 9), race(&cell, true, 9)), (Some(300), Some(100)), "dead");
+        cell.ok(Moment::from_millis(9), Some(ms(2)));
+        assert_eq!((race(&cell, false, 99), race(&cell, true, 99)), (Some(300), Some(100)));
+        assert_eq!(race(&cell, true, 60_000), None, "nobody knows how quick it is now");
+        let long = PathCell::default();
+        long.ok(Moment::from_millis(9), Some(ms(90)));
+        assert_eq!((race(&long, false, 99), race(&long, true, 99)), (Some(360), Some(360)));
     }
 
     #[test]
