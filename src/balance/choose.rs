@@ -20,10 +20,10 @@ const NEAR_SECONDS: f64 = 0.05;
 /// Part of a load that is added as its cost to others, where its node says how long one waits: it
 /// puts out of memory what somebody will ask for again.
 const LOAD_COST: f64 = 0.5;
-/// Part of a load that does not count where it puts nothing out: whoever comes next finds the model
-/// there. Who never loads until the wait elsewhere is longer leaves good machines idle beside
-/// others' queues.
-const LOAD_WORTH: f64 = 0.5;
+/// Part of a load that does not count where it puts nothing out, and where one waits for so long
+/// where the model is: whoever comes next is spared that. Who never loads until the wait elsewhere
+/// is longer than the load leaves good machines idle beside others' queues.
+const LOAD_WORTH: f64 = 0.8;
 /// The same of a server without a sidecar, where all who use it say what they have there: how long
 /// its line of loads is, is in the wait already.
 const LINED_LOAD_COST: f64 = 0.1;
@@ -90,6 +90,8 @@ pub struct Candidate {
     pub line: Option<f64>,
     /// Whether its node says that a load of it would put nothing else out of memory.
     pub fits: bool,
+    /// How many seconds one waits at least where the model is in memory ([`queues`]).
+    pub queue: f64,
     /// Requests for it that were sent from here after that report and are not in it.
     pub since: u32,
     /// Whether the session's last request ran there, on the model as it is loaded now.
@@ -254,6 +256,16 @@ pub fn choose(
     }
 }
 
+/// Tells each candidate how long the queue is where the model is in memory: the shortest of them.
+pub fn queues(candidates: &mut [Candidate]) {
+    let there = |c: &&Candidate| c.loaded_ctx > 0 && c.alive && c.able && !c.closed;
+    let wait = |c: &Candidate| c.wait.unwrap_or_else(|| unsaid_wait(c, c.slots.max(1), 0.0));
+    let waits = candidates.iter().filter(there).map(|c| seconds(wait(c)));
+    // Where nobody has it, there is no queue that a load would shorten.
+    let queue = waits.min_by(f64::total_cmp).unwrap_or_default();
+    candidates.iter_mut().for_each(|c| c.queue = queue);
+}
+
 /// The longest time that still counts as equal to the least one.
 pub(super) fn near(least: f64) -> f64 {
     least * NEAR + NEAR_SECONDS
@@ -319,7 +331,7 @@ pub fn score(c: &Candidate, ask: &Ask, now: Moment) -> Terms {
     // A load that goes on already evicts nothing more.
     let load_cost = match (c.wait, c.line) {
         _ if ready || c.loading => 0.0,
-        (Some(_), _) if c.fits && c.loaded_ctx == 0 => -load * LOAD_WORTH,
+        (Some(_), _) if c.fits && c.loaded_ctx == 0 => -seconds(c.queue).min(load * LOAD_WORTH),
         (Some(_), _) => whole * LOAD_COST,
         (None, Some(_)) => whole * LINED_LOAD_COST,
         (None, None) => whole * UNSAID_LOAD_COST,

@@ -17,7 +17,7 @@ pub mod sharing;
 pub mod unsaid;
 mod verdict;
 
-pub use choose::{Ask, Candidate, Choice, Pick, Terms, choose, score};
+pub use choose::{Ask, Candidate, Choice, Pick, Terms, choose, queues, score};
 pub use queue::Queue;
 pub use rest::{Breaker, RAMP};
 pub use verdict::{Verdict, verdicts};

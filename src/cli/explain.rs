@@ -122,6 +122,13 @@ fn first(explained: &Value) -> Option<&Value> {
     steps.find(|step| usable || step["hosted"] == true).filter(|step| step["hosted"] == true)
 }
 
+/// Whether a load at that node counts for less than it takes, as the next ones find it there.
+fn gains(explained: &Value, node: &str) -> bool {
+    list(&explained["candidates"])
+        .filter(|row| word(&row["node"]) == node)
+        .any(|row| row["seconds"]["loadCost"].as_f64().is_some_and(|cost| cost < 0.0))
+}
+
 fn told(explained: &Value) -> String {
     let mut out = String::new();
     let goes: Vec<String> = list(&explained["goes"]).map(word).collect();
@@ -134,6 +141,7 @@ fn told(explained: &Value) -> String {
         }
         ([], _) => "no node can serve it now".to_owned(),
         ([one], 1) => format!("goes to {one}"),
+        ([one], _) if gains(explained, one) => format!("goes to {one}, which has room to load it"),
         ([one], _) => format!("goes to {one}, which ends it first"),
         (several, _) => format!("goes to {}, drawn among them", several.join(" or ")),
     };
@@ -214,8 +222,8 @@ fn cells(row: &Value) -> Vec<String> {
     let term = |name: &str| match seconds[name].as_f64() {
         None => "-".to_owned(),
         Some(0.0) => "0".to_owned(),
-        Some(s) if s < 0.0995 => format!("{s:.3}"),
-        Some(s) if s < 9.95 => format!("{s:.2}"),
+        Some(s) if s.abs() < 0.0995 => format!("{s:.3}"),
+        Some(s) if s.abs() < 9.95 => format!("{s:.2}"),
         Some(s) => format!("{s:.1}"),
     };
     let mut cells = vec![word(&row["node"])];
@@ -253,6 +261,7 @@ fn work(state: &Value) -> String {
     let loaded = match (state["loaded"] == true, state["loading"] == true) {
         (true, _) => "loaded",
         (false, true) => "loading",
+        (false, false) if state["fits"] == true => "not loaded, fits beside what is",
         (false, false) => "not loaded",
     };
     let mut said = vec![loaded.to_owned()];
@@ -449,6 +458,22 @@ nas   not asked: does not answer
 seen and not used: ops (not in sendTo)
 ";
         assert_eq!(told(&explain(&status(), weighed())), want);
+    }
+
+    #[test]
+    fn who_goes_where_there_is_room_is_told_so() {
+        let mut room = weighed();
+        room["goes"] = json!(["desk"]);
+        room["candidates"][1]["seconds"]["loadCost"] = json!(-2.9);
+        room["candidates"][1]["state"]["fits"] = true.into();
+        let text = told(&explain(&status(), room));
+        for part in [
+            "goes to desk, which has room to load it\n",
+            "      -2.90  ",
+            "not loaded, fits beside what is, ",
+        ] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
     }
 
     #[test]

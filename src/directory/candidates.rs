@@ -7,7 +7,7 @@ use super::heard::Heard;
 use super::snapshot::{Offer, Path};
 use crate::balance::prefix::Print;
 use crate::balance::prompt::Prompt;
-use crate::balance::{Candidate, claims};
+use crate::balance::{self, Candidate, claims};
 use crate::types::{
     Accepting, Api, Capabilities, ClientKind, EngineKind, Moment, NodeKind, PathKind,
 };
@@ -43,6 +43,7 @@ pub fn of(offers: &[Arc<Offer>], need: &Need, now: Moment, out: &mut Vec<Candida
             .filter(|(_, offer)| offer.endpoint.apis.has(need.api))
             .map(|(index, offer)| candidate(index, offer, need, usual, now)),
     );
+    balance::queues(out);
 }
 
 /// Tokens that `offer`, one of these, makes of a byte of text: as it counted, or as this node's
@@ -117,6 +118,7 @@ fn candidate(index: usize, offer: &Offer, need: &Need, usual: f64, now: Moment) 
         line: (bare && offer.endpoint.kind == EngineKind::Ollama && !cell.is_loaded())
             .then(|| cell.mates.line(cell, slots, now)),
         fits: row.is_some_and(|row| row.fits),
+        queue: 0.0,
         since: row.map_or(0, |row| cell.report.since(row, ours)),
         slots,
         prefill: speed(cell.prefill.get(), prefill, |row| row.prefill) * part,

@@ -243,7 +243,7 @@ fn row(
     let said = offer.cell.report.believed(&offer.node.cell, scales.now);
     row["from"] = sources(offer, c, scales, said.is_some());
     row["state"] = json!({
-        "loaded": c.loaded_ctx > 0, "loading": c.loading, "onCpu": c.on_cpu,
+        "loaded": c.loaded_ctx > 0, "loading": c.loading, "fits": c.fits, "onCpu": c.on_cpu,
         "window": Some(window(c, scales.ask)).filter(|w| *w > 1),
         "running": c.inflight, "queued": c.queued, "since": c.since, "slots": c.slots,
         "reportSeconds": said.map(|said| short(said.row.age(scales.now).as_secs_f64())),

@@ -82,7 +82,9 @@ impl World<'_> {
     fn candidates(&self, request: usize) -> Vec<Candidate> {
         let model = self.requests[request].job.model;
         let nodes = (0..self.fleet.len()).filter(|node| self.fleet.has(*node, model));
-        nodes.map(|node| self.candidate(request, node)).collect()
+        let mut all: Vec<Candidate> = nodes.map(|node| self.candidate(request, node)).collect();
+        balance::queues(&mut all);
+        all
     }
 
     fn candidate(&self, request: usize, node: usize) -> Candidate {

@@ -103,24 +103,49 @@ fn what_is_told_of_the_work_at_a_silent_engine_is_its_wait() {
 }
 
 #[test]
+fn an_idle_machine_is_had_to_load_for_a_queue_and_not_for_an_idle_one() {
+    // Of two, one of which has it and that many seconds to wait.
+    let goes = |wait: f64, fits: bool| {
+        let loaded = Candidate { wait: Some(wait), inflight: 1, ..good(0) };
+        let cold = Candidate { loaded_ctx: 0, wait: Some(5.8), fits, ..good(1) };
+        let mut both = [loaded, cold];
+        queues(&mut both);
+        shares(&both, &ask())[1] == 400
+    };
+    assert_eq!([0.0, 2.0, 4.0].map(|wait| goes(wait, true)), [false, false, true]);
+    assert_eq!([4.0, 6.0, 14.0].map(|wait| goes(wait, false)), [false, false, true]);
+    let queue = |others: &[Candidate]| {
+        let mut all = [&[Candidate { loaded_ctx: 0, ..good(0) }], others].concat();
+        queues(&mut all);
+        all[0].queue
+    };
+    let waits = |seconds| Candidate { wait: Some(seconds), ..good(1) };
+    assert_eq!(queue(&[waits(7.0), waits(3.0)]), 3.0, "the shortest");
+    assert_eq!(queue(&[]), 0.0, "nobody has it");
+    let (dead, closed) =
+        (Candidate { alive: false, ..waits(1.0) }, Candidate { closed: true, ..waits(1.0) });
+    assert_eq!(queue(&[waits(7.0), dead, closed]), 7.0);
+    let bare = Candidate { inflight: 1, left: Some(4.0), ..good(1) };
+    assert_eq!(queue(&[waits(7.0), bare]), 4.0);
+    assert_eq!(queue(&[waits(7.0), good(1)]), 0.0, "one is free");
+    assert_eq!(queue(&[waits(f64::NAN)]), MOST);
+}
+
+#[test]
 fn a_load_costs_others_what_it_pushes_out_and_is_worth_something_where_it_pushes_out_nothing() {
-    let cold = Candidate { loaded_ctx: 0, wait: Some(5.8), ..good(0) };
+    let cold = Candidate { loaded_ctx: 0, wait: Some(5.8), queue: 3.0, ..good(0) };
     let terms = |c: Candidate| score(&c, &ask(), Moment::ZERO);
     let (out, beside) = (terms(cold), terms(Candidate { fits: true, ..cold }));
     let work = out.prefill + out.decode;
     assert_eq!((out.load, out.load_cost), (5.8, 5.8 * LOAD_COST));
-    assert_eq!((beside.load, beside.load_cost), (5.8, -5.8 * LOAD_WORTH));
-    assert_eq!(beside.total, work + 5.8 - 5.8 * LOAD_WORTH);
+    assert_eq!((beside.load, beside.load_cost), (5.8, -3.0), "so long is the queue elsewhere");
+    assert!((beside.total - work - 2.8).abs() < 1e-9, "{beside:?}");
+    let crowd = terms(Candidate { fits: true, queue: 60.0, ..cold });
+    assert_eq!(crowd.load_cost, -5.8 * LOAD_WORTH);
     // Neither is a time: that is what is waited for.
-    for t in [out, beside] {
+    for t in [out, beside, crowd] {
         assert!((t.takes() - work - 5.8).abs() < 1e-9, "{t:?}");
     }
-    // Beside a queue of four seconds an idle machine brings it in; not beside one of two, and not
-    // where somebody would have to load again what it had.
-    let queue = |wait| Candidate { wait: Some(wait), inflight: 1, ..good(0) };
-    wins(Candidate { fits: true, ..cold }, queue(4.5), &ask());
-    wins(queue(1.0), Candidate { fits: true, ..cold }, &ask());
-    wins(queue(4.5), cold, &ask());
     // The same weights with another window are let go for that.
     let other = Candidate { loaded_ctx: 8192, fits: true, wait: Some(0.0), ..good(0) };
     let wide = Ask { num_ctx: Some(4096), ..ask() };
@@ -248,7 +273,7 @@ prop_compose! {
         flags in any::<[bool; 9]>(),
         n in any::<[u64; 5]>(),
         small in any::<[u32; 4]>(),
-        f in proptest::array::uniform6(any_number()),
+        f in proptest::array::uniform7(any_number()),
         wait in proptest::option::of(any_number()),
         left in proptest::option::of(any_number()),
     ) -> Candidate {
@@ -262,7 +287,7 @@ prop_compose! {
             since: small[3], wait, left, line: left, session: flags[6], prefix: f[0], closed: false,
             held: if flags[7] { "slow start" } else { "" },
             prefill: f[0], decode: f[1], load_rate: f[2], out_tokens: f[3], rtt: f[4],
-            fits: flags[8], upload: f[5], prompt: if flags[2] { n[4] } else { 0 },
+            fits: flags[8], queue: f[6], upload: f[5], prompt: if flags[2] { n[4] } else { 0 },
         }
     }
 }
