@@ -20,10 +20,12 @@ const NEAR_SECONDS: f64 = 0.05;
 /// Part of a load that is added as its cost to others, where its node says how long one waits: it
 /// puts out of memory what somebody will ask for again.
 const LOAD_COST: f64 = 0.5;
-/// Part of a load that does not count where it puts nothing out, and where one waits for so long
-/// where the model is: whoever comes next is spared that. Who never loads until the wait elsewhere
-/// is longer than the load leaves good machines idle beside others' queues.
-const LOAD_WORTH: f64 = 0.8;
+/// The same where it puts nothing out of memory: it is work all the same.
+const ROOM_LOAD_COST: f64 = 0.1;
+/// Part of such a load that does not count where one waits for so long where the model is: whoever
+/// comes next is spared that. Who never loads until the wait elsewhere is longer than the load
+/// leaves good machines idle beside others' queues.
+const LOAD_WORTH: f64 = 0.9;
 /// The same of a server without a sidecar, where all who use it say what they have there: how long
 /// its line of loads is, is in the wait already.
 const LINED_LOAD_COST: f64 = 0.1;
@@ -331,7 +333,9 @@ pub fn score(c: &Candidate, ask: &Ask, now: Moment) -> Terms {
     // A load that goes on already evicts nothing more.
     let load_cost = match (c.wait, c.line) {
         _ if ready || c.loading => 0.0,
-        (Some(_), _) if c.fits && c.loaded_ctx == 0 => -seconds(c.queue).min(load * LOAD_WORTH),
+        (Some(_), _) if c.fits && c.loaded_ctx == 0 => {
+            load * ROOM_LOAD_COST - seconds(c.queue).min(load * LOAD_WORTH)
+        }
         (Some(_), _) => whole * LOAD_COST,
         (None, Some(_)) => whole * LINED_LOAD_COST,
         (None, None) => whole * UNSAID_LOAD_COST,

@@ -112,7 +112,7 @@ fn candidate(index: usize, offer: &Offer, need: &Need, usual: f64, now: Moment) 
         on_cpu: on_gpu == Some(0),
         inflight,
         queued,
-        wait: said.as_ref().map(|said| said.wait),
+        wait: said.as_ref().map(|said| said.wait(cell.is_loaded())),
         // Of an engine with a sidecar nobody tells anything but that.
         left: bare.then(|| cell.report.left_of_all(now).as_secs_f64()),
         line: (bare && offer.endpoint.kind == EngineKind::Ollama && !cell.is_loaded())

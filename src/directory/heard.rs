@@ -84,6 +84,14 @@ pub struct Believed {
     pub wait: f64,
 }
 
+impl Believed {
+    /// Seconds a new request waits now. Somebody may have had a model loaded past its gate, which
+    /// is seen in the node's list before it is said in a row: then nobody waits for that load.
+    pub fn wait(&self, loaded: bool) -> f64 {
+        if loaded { (self.wait - self.row.load).max(0.0) } else { self.wait }
+    }
+}
+
 impl Heard {
     /// How long ago it came.
     pub fn age(&self, now: Moment) -> Duration {
@@ -394,7 +402,7 @@ fn said(offer: &Offer, prompt: f64, now: Moment) -> Option<f64> {
         return None;
     }
     let speed = [believed.row.prefill, cell.prefill.get()].into_iter().find(|s| *s > 0.0);
-    Some(believed.wait + prompt / speed.unwrap_or(LEAST_PREFILL))
+    Some(believed.wait(cell.is_loaded()) + prompt / speed.unwrap_or(LEAST_PREFILL))
 }
 
 fn millis(time: Duration) -> u64 {

@@ -12,7 +12,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::{Response, StatusCode};
 use http_body_util::BodyExt;
 
@@ -30,10 +30,9 @@ use super::told;
 use super::vigil::vigil;
 use super::wait::{self, Chosen, Pass};
 use super::way::{self, Ways};
-use super::words::{self, ANSWER_BODY, Back, Retelling, Unsaid, Words};
+use super::whole::{self, Broken};
+use super::words::{self, Back, Retelling, Unsaid, Words};
 
-/// Longest upstream error body that is read.
-const ERROR_BODY: usize = 64 * 1024;
 /// Bodies larger than this say how fast a way is.
 const LARGE: u64 = 1 << 20;
 
@@ -434,12 +433,12 @@ async fn accept(
     }
     if let Some(refused) = refused(offer.node.kind, &head) {
         // Read to its end, the connection can be used again.
-        bounded(&mut body).await;
+        whole::error(&mut body, px.timing.idle_after_first_byte).await;
         return Err(Fail { retry_after: retry_after(&head.headers), ..Fail::refused(refused) });
     }
     let wrong = back.filter(|_| !head.status.is_success()).map(|_| Reason::Rejected);
     if let Some(reason) = bad_status(&head, ask.asked.route.op).or(wrong) {
-        let bytes = bounded(&mut body).await;
+        let bytes = whole::error(&mut body, px.timing.idle_after_first_byte).await;
         let reason = match reason {
             // Ollama says 404 as JSON when it lacks the model, as text when it lacks the route.
             Reason::NotFound if !is_json(&head) => Reason::Dialect,
@@ -491,19 +490,17 @@ async fn retold(
         let retelling = Retelling { back: back.clone(), whole: None };
         return Ok((head, first, body, Some(retelling)));
     }
-    let mut all = first.map(Vec::from).unwrap_or_default();
-    while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|error| Fail::new(Reason::Reset, error.to_string()))?;
-        all.extend_from_slice(frame.data_ref().unwrap_or(&Bytes::new()));
-        if all.len() > ANSWER_BODY {
-            return Err(Fail::new(Reason::BadAnswer, "its answer is longer than any answer"));
-        }
-    }
+    let (first, pause) =
+        (BytesMut::from(first.unwrap_or_default()), px.timing.idle_after_first_byte);
+    let all = whole::whole(&mut body, first, pause).await.map_err(|broken| match broken {
+        Broken::Off(error) => Fail::new(Reason::Reset, error),
+        broken => Fail::new(Reason::BadAnswer, broken.to_string()),
+    })?;
     let took = px.clock.now().since(sent);
     let whole = back.clone().whole(ask.model, px.next_attempt_id(), &all, took);
     let whole = whole.map_err(|why| Fail::new(Reason::BadAnswer, why))?;
     let retelling = Retelling { back: back.clone(), whole: Some(whole) };
-    Ok((head, Some(all.into()), body, Some(retelling)))
+    Ok((head, Some(all), body, Some(retelling)))
 }
 
 /// Whether a sidecar says that it does not take the request now.
@@ -543,17 +540,4 @@ fn is_json(head: &http::response::Parts) -> bool {
 fn retry_after(headers: &http::HeaderMap) -> Option<Duration> {
     let text = headers.get(http::header::RETRY_AFTER)?.to_str().ok()?;
     text.trim().parse().ok().map(Duration::from_secs)
-}
-
-async fn bounded(body: &mut PooledBody) -> Bytes {
-    let mut all = Vec::new();
-    while let Some(Ok(frame)) = body.frame().await {
-        if let Ok(data) = frame.into_data() {
-            if all.len() + data.len() > ERROR_BODY {
-                break;
-            }
-            all.extend_from_slice(&data);
-        }
-    }
-    all.into()
 }

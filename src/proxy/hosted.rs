@@ -33,11 +33,10 @@ use super::chain::Question;
 use super::finish::Finish;
 use super::relay::{Idle, Relay};
 use super::serve::served_by;
-use super::words::{self, ANSWER_BODY, Back, DIALECT, Words};
-use super::{Proxy, Running};
+use super::whole::{self, Broken};
+use super::words::{self, Back, DIALECT, Words};
+use super::{Proxy, REQUEST_ID, Running};
 
-/// Longest error body that is read.
-const ERROR_BODY: usize = 64 * 1024;
 /// What a caller who says nothing of it speaks of Anthropic's dialect.
 const ANTHROPIC: HeaderValue = HeaderValue::from_static("2023-06-01");
 
@@ -58,6 +57,17 @@ pub(crate) type Answer = (StatusCode, HeaderMap, Bytes);
 impl Fail {
     fn new(reason: &'static str, text: impl Into<String>) -> Fail {
         Fail { reason, text: text.into(), answer: None }
+    }
+}
+
+impl From<Broken> for Fail {
+    fn from(broken: Broken) -> Fail {
+        let reason = match broken {
+            Broken::Silent => "silent",
+            Broken::Off(_) => "reset",
+            Broken::Long => "bad_answer",
+        };
+        Fail::new(reason, broken.to_string())
     }
 }
 
@@ -125,7 +135,7 @@ impl Hosted<'_> {
         }
         head.insert(HOST, host_of(&self.provider.dial()));
         if let Ok(id) = HeaderValue::from_str(&q.asked.request_id) {
-            head.insert("x-request-id", id);
+            head.insert(REQUEST_ID, id);
         }
         let mut request = Request::new(full(words.body.clone()));
         *request.method_mut() = q.asked.head.method.clone();
@@ -196,7 +206,7 @@ pub(crate) async fn attempt(
     let back = words.back;
     let (mut head, mut body) = response.into_parts();
     if !head.status.is_success() {
-        let bytes = bounded(&mut body, limit).await;
+        let bytes = whole::error(&mut body, limit).await;
         let said = (head.status, head.headers, bytes);
         return this.refused(back.as_ref(), said);
     }
@@ -244,8 +254,8 @@ pub(crate) async fn attempt(
     }
     let mut whole = None;
     if let Some(back) = back.as_ref().filter(|back| !back.stream) {
-        let bytes = all(&mut body, std::mem::take(&mut first), limit).await;
-        let bytes = bytes.map_err(|fail| this.rested(fail))?;
+        let bytes = whole::whole(&mut body, std::mem::take(&mut first), limit).await;
+        let bytes = bytes.map_err(|broken| this.rested(Fail::from(broken)))?;
         ending.feed(&bytes);
         let took = px.clock.now().since(started);
         let answer = back.clone().whole(q.model, px.next_attempt_id(), &bytes, took);
@@ -476,35 +486,6 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
 }
 
 /// All of an answer in one piece, of which this much has come.
-async fn all(body: &mut PooledBody, first: BytesMut, limit: Duration) -> Result<Bytes, Fail> {
-    let mut all = first;
-    loop {
-        match timeout(limit, body.frame()).await {
-            Err(_) => return Err(Fail::new("silent", "it fell silent")),
-            Ok(None) => return Ok(all.freeze()),
-            Ok(Some(Err(_))) => return Err(Fail::new("reset", "it broke off")),
-            Ok(Some(Ok(frame))) => {
-                all.extend_from_slice(frame.data_ref().unwrap_or(&Bytes::new()));
-            }
-        }
-        if all.len() > ANSWER_BODY {
-            return Err(Fail::new("bad_answer", "its answer is longer than any answer"));
-        }
-    }
-}
-
-async fn bounded(body: &mut PooledBody, limit: Duration) -> Bytes {
-    let mut all = BytesMut::new();
-    while let Ok(Some(Ok(frame))) = timeout(limit, body.frame()).await {
-        let Ok(data) = frame.into_data() else { continue };
-        if all.len() + data.len() > ERROR_BODY {
-            break;
-        }
-        all.extend_from_slice(&data);
-    }
-    all.freeze()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

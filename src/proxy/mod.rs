@@ -40,6 +40,7 @@ mod tried;
 mod vigil;
 mod wait;
 mod way;
+mod whole;
 mod wishes;
 mod words;
 

@@ -32,8 +32,6 @@ use super::error::retold;
 use super::hosted::{Answer, Hosted};
 use super::relay::Relay;
 
-/// Longest answer in one piece that is translated.
-pub(crate) const ANSWER_BODY: usize = 64 << 20;
 /// Headers of a dialect that a caller may set; they mean nothing in another.
 pub(crate) const DIALECT: [&str; 3] = ["anthropic-version", "anthropic-beta", "openai-beta"];
 

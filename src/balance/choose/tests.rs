@@ -138,10 +138,11 @@ fn a_load_costs_others_what_it_pushes_out_and_is_worth_something_where_it_pushes
     let (out, beside) = (terms(cold), terms(Candidate { fits: true, ..cold }));
     let work = out.prefill + out.decode;
     assert_eq!((out.load, out.load_cost), (5.8, 5.8 * LOAD_COST));
-    assert_eq!((beside.load, beside.load_cost), (5.8, -3.0), "so long is the queue elsewhere");
-    assert!((beside.total - work - 2.8).abs() < 1e-9, "{beside:?}");
+    let cost = 5.8 * ROOM_LOAD_COST - 3.0;
+    assert_eq!((beside.load, beside.load_cost), (5.8, cost), "so long is the queue elsewhere");
+    assert!((beside.total - work - 5.8 - cost).abs() < 1e-9, "{beside:?}");
     let crowd = terms(Candidate { fits: true, queue: 60.0, ..cold });
-    assert_eq!(crowd.load_cost, -5.8 * LOAD_WORTH);
+    assert_eq!(crowd.load_cost, 5.8 * ROOM_LOAD_COST - 5.8 * LOAD_WORTH);
     // Neither is a time: that is what is waited for.
     for t in [out, beside, crowd] {
         assert!((t.takes() - work - 5.8).abs() < 1e-9, "{t:?}");

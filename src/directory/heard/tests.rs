@@ -84,6 +84,9 @@ fn what_a_node_says_reaches_the_choice_runs_down_and_is_forgotten() {
     offer.hear(&cold, Duration::from_secs(5), at(30_000));
     let (soon, late) = (there(at(30_500)), there(at(39_000)));
     assert_eq!((soon.wait, late.wait, late.loaded_ctx), (Some(4.5), Some(4.0), 0));
+    // Its list says that somebody else has had it loaded since.
+    offer.cell.set_loaded(4096);
+    assert_eq!(there(at(30_500)).wait, Some(0.5), "nobody waits for that load");
 }
 
 #[test]
