@@ -289,6 +289,35 @@ async fn a_model_that_went_meanwhile_is_asked_for_elsewhere_or_loaded_as_planned
 }
 
 #[tokio::test]
+async fn a_load_where_there_is_room_is_worth_the_queue_it_spares() {
+    let machines = [("laptop", None), ("gpu", Some(QUICK)), ("nas", Some(QUICK))];
+    let world = world("laptop", &machines, timing()).await;
+    let gone = json!({"model": "count", "keep_alive": 0}).to_string();
+    let engine = world.engine("nas").addr();
+    assert_eq!(crate::http::post(engine, "/api/generate", gone).send().await.status, 200);
+    let nas = async || {
+        let answer = get(world.node("laptop").admin(), "/explain?model=count").send().await;
+        let rows = answer.json()["candidates"].as_array().unwrap().clone();
+        rows.into_iter().find(|row| row["node"] == "nas").unwrap()
+    };
+    let cold = async || {
+        let row = nas().await;
+        row["state"]["loaded"] == false && row["state"]["fits"] == true
+    };
+    assert!(until(cold).await, "{:#}", nas().await);
+    let idle = nas().await;
+    assert!(idle["seconds"]["loadCost"].as_f64() > Some(0.0), "gpu is free: {idle:#}");
+    let busy = Busy::new(&world, "gpu", 5).await;
+    let worth = async || nas().await["seconds"]["loadCost"].as_f64() < Some(0.0);
+    assert!(until(worth).await, "{:#}", nas().await);
+    let answer = asks(&world, "laptop", "q".to_owned(), 40).await.unwrap();
+    assert_eq!((answer.status, answer.said()), (200, counted(40)), "{}", answer.text());
+    drop(busy);
+    each_once(&world, "q", 1);
+    assert!(!world.engine("nas").loaded().is_empty(), "it was loaded there");
+}
+
+#[tokio::test]
 async fn what_waits_at_a_peer_that_is_killed_is_answered_by_another() {
     let machines = [("laptop", None), ("gpu", Some(QUICK)), ("nas", Some(SLOW))];
     let world = world("laptop", &machines, timing()).await;
