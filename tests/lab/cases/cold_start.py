@@ -2,12 +2,15 @@
 # ladder: tailherd starts while coordinator and tailscaled are away: own models at once, its peers' models listed, and served over the LAN
 import time
 
-from ladder import on_rung, pinned, reaches
+from ladder import on_rung, pinned, reaches, ways
 from lab import case, ctl, generate, models, wait
 
 
 def body():
     pinned("laptop", "desk", "gpu")
+    # in a mesh that is only just up nobody has met anybody on the LAN
+    for name in ("gpu", "desk", "attic"):
+        wait(60, f"the laptop has met {name} on the LAN", lambda: ways("laptop", name).get("lan") in ("up", "standby"))
     before = models("laptop")
     time.sleep(6)  # what is saved is written every few seconds
     ctl("stop", "headscale", "coord")
