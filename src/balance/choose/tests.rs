@@ -103,6 +103,15 @@ fn what_is_told_of_the_work_at_a_silent_engine_is_its_wait() {
 }
 
 #[test]
+fn near_equals_are_counted_and_drawn_by_one_over_their_time() {
+    assert_eq!([2.0, 0.5, 0.0].map(weight), [0.5, 2.0, 1000.0]);
+    let mut rng = SmallRng::seed_from_u64(7);
+    let all = [good(0), good(1), Candidate { decode: 10.0, ..good(2) }];
+    let Choice::Send(pick) = choose(&all, &ask(), Moment::ZERO, &mut rng) else { panic!("nobody") };
+    assert_eq!(pick.among, 2, "the slow one is none of them");
+}
+
+#[test]
 fn an_idle_machine_is_had_to_load_for_a_queue_and_not_for_an_idle_one() {
     // Of two, one of which has it and that many seconds to wait.
     let goes = |wait: f64, fits: bool| {
