@@ -289,8 +289,8 @@ pub fn score(c: &Candidate, ask: &Ask, now: Moment) -> Terms {
     };
     let prefill_rate = rate(c.prefill, prior_prefill);
     let decode_rate = rate(c.decode, prior_decode);
-    let usual = if c.wait.is_some() { USUAL_LOAD_RATE } else { UNSAID_LOAD_RATE };
-    let load_rate = rate(c.load_rate, usual);
+    let prior_load = if c.wait.is_some() { USUAL_LOAD_RATE } else { UNSAID_LOAD_RATE };
+    let load_rate = rate(c.load_rate, prior_load);
 
     let usual = rate(c.out_tokens, USUAL_LENGTH);
     let output = ask.max_output.map_or(usual, |most| usual.min(most as f64));

@@ -33,6 +33,12 @@ pub const UNSAID_LOAD_RATE: f64 = 1e9;
 /// What a load takes beside reading the weights, in seconds.
 pub const LOAD_START: f64 = 0.8;
 
+/// How long a load of so many bytes takes, in seconds: at `known` bytes a second, or at `usual` where
+/// that is 0.
+pub fn load_time(bytes: f64, known: f64, usual: f64) -> f64 {
+    LOAD_START + bytes / if known > 0.0 { known } else { usual }
+}
+
 /// Estimates of less trust count as not measured.
 const ENOUGH: f64 = 0.1;
 /// A larger share of a prompt that was there just before, and it teaches no prefill.

@@ -8,7 +8,7 @@ use std::sync::{Arc, Weak};
 use arc_swap::ArcSwap;
 
 use super::cell::Cell;
-use crate::balance::rates::{LOAD_START, UNSAID_LOAD_RATE};
+use crate::balance::rates::{UNSAID_LOAD_RATE, load_time};
 use crate::balance::unsaid::{self, Mate};
 use crate::types::Moment;
 
@@ -30,14 +30,13 @@ impl Mates {
         let cells = self.0.load();
         let others = cells.iter().filter_map(Weak::upgrade);
         unsaid::line(others.filter(|other| !std::ptr::eq(&**other, cell)).map(|other| {
-            let known = other.load_rate.get();
-            let rate = if known > 0.0 { known } else { UNSAID_LOAD_RATE };
+            let size = other.size.load(Relaxed) as f64;
             Mate {
                 open: other.inflight.load(Relaxed).saturating_add(other.report.others()),
                 left: other.report.left_of_all(now).as_secs_f64(),
                 slots,
                 loaded: other.is_loaded(),
-                load: other.size.load(Relaxed) as f64 / rate + LOAD_START,
+                load: load_time(size, other.load_rate.get(), UNSAID_LOAD_RATE),
             }
         }))
     }

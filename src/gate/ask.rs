@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::LoadFail;
 use crate::balance::queue::{self, Target, Waiter, WaiterId, Why};
-use crate::balance::rates::{LOAD_START, USUAL_LOAD_RATE};
+use crate::balance::rates;
 use crate::config::ShareLoads;
 use crate::directory::{Cell, Offer};
 use crate::types::{Capabilities, Class, Digest, LoadKey, ModelKey, NodeId, Side};
@@ -95,12 +95,8 @@ impl Ask {
 
 /// How long the load of so many bytes takes.
 pub(super) fn load_time(size: u64, cell: &Cell) -> Duration {
-    let rate = match cell.load_rate.get() {
-        known if known > 0.0 => known,
-        _ => USUAL_LOAD_RATE,
-    };
     #[expect(clippy::cast_precision_loss, reason = "a prediction")]
-    let seconds = LOAD_START + size as f64 / rate;
+    let seconds = rates::load_time(size as f64, cell.load_rate.get(), rates::USUAL_LOAD_RATE);
     Duration::try_from_secs_f64(seconds).unwrap_or(Duration::from_secs(3600))
 }
 

@@ -485,7 +485,6 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     Duration::try_from_secs_f64(seconds).ok()
 }
 
-/// All of an answer in one piece, of which this much has come.
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -81,6 +81,13 @@ impl Drop for Busy {
     }
 }
 
+/// Somebody has an engine let its model go, past its node.
+async fn unload(world: &World, at: &str) {
+    let gone = json!({"model": "count", "keep_alive": 0}).to_string();
+    let engine = world.engine(at).addr();
+    assert_eq!(crate::http::post(engine, "/api/generate", gone).send().await.status, 200);
+}
+
 /// Asks for so many numbers, under a name by which the engines know the request.
 fn asks(world: &World, at: &str, name: String, numbers: u64) -> JoinHandle<Answer> {
     let body = json!({"model": "count", "prompt": name, "options": {"num_predict": numbers}});
@@ -271,9 +278,7 @@ async fn what_waits_at_a_peer_on_the_local_network_moves_too() {
 async fn a_model_that_went_meanwhile_is_asked_for_elsewhere_or_loaded_as_planned() {
     let machines = [("laptop", None), ("gpu", Some(QUICK)), ("nas", Some(SLOW))];
     let world = world("laptop", &machines, unreported()).await;
-    let gone = json!({"model": "count", "keep_alive": 0}).to_string();
-    let engine = world.engine("gpu").addr();
-    assert_eq!(crate::http::post(engine, "/api/generate", gone).send().await.status, 200);
+    unload(&world, "gpu").await;
     assert!(world.engine("gpu").loaded().is_empty());
     // Its own node knows it by now.
     let known = async || {
@@ -292,9 +297,7 @@ async fn a_model_that_went_meanwhile_is_asked_for_elsewhere_or_loaded_as_planned
 async fn a_load_where_there_is_room_is_worth_the_queue_it_spares() {
     let machines = [("laptop", None), ("gpu", Some(QUICK)), ("nas", Some(QUICK))];
     let world = world("laptop", &machines, timing()).await;
-    let gone = json!({"model": "count", "keep_alive": 0}).to_string();
-    let engine = world.engine("nas").addr();
-    assert_eq!(crate::http::post(engine, "/api/generate", gone).send().await.status, 200);
+    unload(&world, "nas").await;
     let nas = async || {
         let answer = get(world.node("laptop").admin(), "/explain?model=count").send().await;
         let rows = answer.json()["candidates"].as_array().unwrap().clone();

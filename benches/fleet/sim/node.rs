@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tailherd::balance::Queue;
 use tailherd::balance::queue::{Action, Entry, LoadId, LoadPlan, Seen, Target, Waiter, WaiterId};
-use tailherd::balance::rates::{LOAD_START, USUAL_LOAD_RATE};
+use tailherd::balance::rates;
 use tailherd::types::{Class, LoadKey, Moment};
 
 use super::chance;
@@ -407,7 +407,7 @@ impl Gate {
     }
 
     fn load_time(&self, model: usize) -> Duration {
-        let rate = if self.load_rate > 0.0 { self.load_rate } else { USUAL_LOAD_RATE };
-        Duration::from_secs_f64(LOAD_START + self.sizes[model] / rate)
+        let seconds = rates::load_time(self.sizes[model], self.load_rate, rates::USUAL_LOAD_RATE);
+        Duration::from_secs_f64(seconds)
     }
 }

@@ -2,7 +2,7 @@
 
 use tailherd::balance::moves::{self, Silent, Waiting};
 use tailherd::balance::prefix;
-use tailherd::balance::rates::{LOAD_START, UNSAID_LOAD_RATE};
+use tailherd::balance::rates::{UNSAID_LOAD_RATE, load_time};
 use tailherd::balance::unsaid::{self, Mate};
 use tailherd::balance::{self, Ask, Candidate, Choice};
 use tailherd::types::Class;
@@ -165,7 +165,7 @@ impl World<'_> {
             left,
             slots: self.fleet.machines[node].slots,
             loaded: self.known(origin, node, model).is_some_and(|known| known.row.loaded),
-            load: self.fleet.models[model].gb * 1e9 / UNSAID_LOAD_RATE + LOAD_START,
+            load: load_time(self.fleet.models[model].gb * 1e9, 0.0, UNSAID_LOAD_RATE),
         }
     }
 
