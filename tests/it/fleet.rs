@@ -115,6 +115,20 @@ fn a_lone_request_takes_load_prompt_and_answer() {
 }
 
 #[test]
+fn an_answer_grows_token_by_token() {
+    let mut engine = Engine::new(&lone_machine(1), 0);
+    engine.submit(job(0, 2000.0, 100.0), 0.0);
+    let mut written = |at| {
+        engine.advance(at);
+        engine.written(0)
+    };
+    // Loaded after 5.8 s, read after 7.8 s, ended after 9.8 s.
+    assert_eq!((written(5.0), written(7.0)), (0.0, 0.0));
+    assert!((written(8.8) - 50.0).abs() < 1e-6);
+    assert_eq!(written(9.9), 0.0, "it is no longer there");
+}
+
+#[test]
 fn two_side_by_side_share_what_the_batch_gains() {
     let mut engine = Engine::new(&lone_machine(2), 0);
     let ends = ends(&mut engine, &[(0.0, job(0, 0.0, 100.0)), (0.0, job(1, 0.0, 100.0))]);

@@ -331,8 +331,9 @@ async fn round(options: &Options, fleet: &Fleet, seed: u64) -> Result<Round> {
                 whole: h.done.unwrap_or(last) - h.arrived,
                 output: h.output,
                 answered: h.done.is_some(),
-                moved: false,
-                refused: false,
+                // Counted by the sidecars.
+                moves: 0,
+                refusals: 0,
             });
         }
     }

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use bytes::Bytes;
+use futures_util::StreamExt as _;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
@@ -32,8 +33,9 @@ use crate::sim::server::{Engine, Job, Numbers, Said};
 use crate::sim::trace::Session;
 use crate::sim::world;
 
-/// While an answer is written, something of it is sent this often.
-const PIECE: Duration = Duration::from_millis(500);
+/// While an answer is written, what there is of it is sent this often: a line for each token, as
+/// Ollama does, or it would be taken to have become slow.
+const PIECE: Duration = Duration::from_millis(200);
 const WINDOW: u64 = 131_072;
 
 type Body = UnsyncBoxBody<Bytes, Infallible>;
@@ -261,6 +263,12 @@ impl Drop for Ticket {
 }
 
 impl Ticket {
+    /// Tokens of its answer that there are by now.
+    fn written(&self) -> f64 {
+        self.machine.touch(|_| {});
+        self.machine.desk.lock().engine.written(self.id)
+    }
+
     async fn news(&mut self) -> Option<Said> {
         let said = self.hears.recv().await?;
         if !matches!(said, Said::FirstByte(_)) {
@@ -334,29 +342,35 @@ async fn asked(machine: Arc<Machine>, path: &str, body: &Bytes) -> Response<Body
 
 /// An answer that is being written, from its first token on.
 fn written(ticket: Ticket, name: String, job: Job) -> Body {
-    let piece = format!("{}\n", said(&name, " word", None, &job, Duration::ZERO));
-    let pieces = futures_util::stream::unfold(Some((ticket, true)), move |state| {
-        let (piece, name) = (piece.clone(), name.clone());
+    let line = format!("{}\n", said(&name, " word", None, &job, Duration::ZERO));
+    let first = Frame::data(Bytes::from(line.clone()));
+    let pieces = futures_util::stream::unfold(Some((ticket, 1)), move |state| {
+        let (line, name) = (line.clone(), name.clone());
         async move {
-            let (mut ticket, first) = state?;
-            if first {
-                return Some((
-                    Ok::<_, Infallible>(Frame::data(piece.into())),
-                    Some((ticket, false)),
-                ));
-            }
-            match tokio::time::timeout(PIECE, ticket.news()).await {
-                Err(_) => Some((Ok(Frame::data(piece.into())), Some((ticket, false)))),
-                Ok(Some(Said::Done(_, numbers))) => {
+            let (mut ticket, mut sent) = state?;
+            loop {
+                let news = tokio::time::timeout(PIECE, ticket.news()).await;
+                let (upto, last) = match news {
+                    Err(_) => (ticket.written(), None),
+                    Ok(Some(Said::Done(_, numbers))) => (job.output, Some(numbers)),
+                    Ok(_) => return None,
+                };
+                let tokens = (upto as usize).saturating_sub(sent);
+                sent += tokens;
+                let mut text = line.repeat(tokens);
+                if let Some(numbers) = last {
                     let total = ticket.began.elapsed();
-                    let last = format!("{}\n", said(&name, "", Some(&numbers), &job, total));
-                    Some((Ok(Frame::data(last.into())), None))
+                    text.push_str(&format!("{}\n", said(&name, "", Some(&numbers), &job, total)));
+                    return Some((Frame::data(text.into()), None));
                 }
-                Ok(_) => None,
+                if tokens > 0 {
+                    return Some((Frame::data(text.into()), Some((ticket, sent))));
+                }
             }
         }
     });
-    StreamBody::new(pieces).boxed_unsync()
+    let all = futures_util::stream::iter([first]).chain(pieces);
+    StreamBody::new(all.map(Ok::<_, Infallible>)).boxed_unsync()
 }
 
 /// A line of an answer; the last one with its numbers, as Ollama counts them: all of the prompt,

@@ -120,10 +120,10 @@ pub(crate) fn print(
     let simulated_part = |of: fn(&Outcome) -> f64| 100.0 * simulated.of(of);
     writeln!(
         out,
-        "moves {moves:.1} % of requests (simulated: {:.1} % moved), refusals {refusals:.1} % \
-         (simulated: {:.1} % refused)",
-        simulated_part(|o| o.moved as f64 / o.requests.max(1) as f64),
-        simulated_part(|o| o.refused as f64 / o.requests.max(1) as f64),
+        "moves {moves:.1} % of requests (simulated: {:.1} %), refusals {refusals:.1} % \
+         (simulated: {:.1} %)",
+        simulated_part(|o| o.moves as f64 / o.requests.max(1) as f64),
+        simulated_part(|o| o.refusals as f64 / o.requests.max(1) as f64),
     )?;
     writeln!(
         out,

@@ -49,7 +49,7 @@ pub(crate) fn table(
         "p99 ÷",
         "slo %",
         "loads/h",
-        "moved %",
+        "moves %",
         "ref. %"
     )?;
     for o in outcomes {
@@ -68,8 +68,8 @@ pub(crate) fn table(
             o.first(0.99) / p99,
             100.0 * o.slo(),
             o.loads_an_hour(),
-            part(o.moved),
-            part(o.refused),
+            part(o.moves),
+            part(o.refusals),
         )?;
     }
     if let Some(o) = outcomes.iter().find(|o| o.unanswered > 0) {
@@ -88,7 +88,7 @@ pub(crate) fn table(
                     "mean_s": o.mean(), "p50_ttft_s": o.first(0.5), "p95_ttft_s": o.first(0.95),
                     "p99_ttft_s": o.first(0.99), "p99_s": o.whole(0.99),
                     "loads_per_h": o.loads_an_hour(), "slo": o.slo(),
-                    "moved": o.moved, "refused": o.refused,
+                    "moves": o.moves, "refusals": o.refusals,
                 })
             })
             .collect();

@@ -32,8 +32,9 @@ pub(crate) struct Sample {
     /// Tokens of the answer.
     pub(crate) output: f64,
     pub(crate) answered: bool,
-    pub(crate) moved: bool,
-    pub(crate) refused: bool,
+    /// How often it was moved, and refused.
+    pub(crate) moves: u32,
+    pub(crate) refusals: u32,
 }
 
 /// How one policy did.
@@ -46,8 +47,8 @@ pub(crate) struct Outcome {
     first: Vec<f64>,
     whole: Vec<f64>,
     prompt: usize,
-    pub(crate) moved: usize,
-    pub(crate) refused: usize,
+    pub(crate) moves: usize,
+    pub(crate) refusals: usize,
     loads: u64,
     hours: f64,
 }
@@ -111,8 +112,8 @@ impl Outcome {
             first: Vec::new(),
             whole: Vec::new(),
             prompt: 0,
-            moved: 0,
-            refused: 0,
+            moves: 0,
+            refusals: 0,
             loads: 0,
             hours: 0.0,
         }
@@ -127,8 +128,8 @@ impl Outcome {
                 whole: r.done.unwrap_or(last) - r.arrived,
                 output: r.job.output,
                 answered: r.done.is_some(),
-                moved: r.tries.moves > 0,
-                refused: r.tries.refusals > 0,
+                moves: r.tries.moves,
+                refusals: r.tries.refusals,
             });
         }
         self.ran(loads, plan.seconds);
@@ -136,12 +137,12 @@ impl Outcome {
 
     /// Counts one request.
     pub(crate) fn note(&mut self, sample: Sample) {
-        let Sample { first, whole, output, answered, moved, refused } = sample;
+        let Sample { first, whole, output, answered, moves, refusals } = sample;
         let a_token = (whole - first) / output.max(1.0);
         self.requests += 1;
         self.unanswered += usize::from(!answered);
-        self.moved += usize::from(moved);
-        self.refused += usize::from(refused);
+        self.moves += moves as usize;
+        self.refusals += refusals as usize;
         self.prompt += usize::from(first <= PROMPT.0 && a_token <= PROMPT.1);
         self.first.push(first);
         self.whole.push(whole);

@@ -207,6 +207,12 @@ impl Engine {
         self.runners.iter().any(|r| r.running.iter().any(|run| run.job.id == id))
     }
 
+    /// Tokens of its answer that a request has by now.
+    pub(crate) fn written(&self, id: u64) -> f64 {
+        let run = self.runners.iter().flat_map(|r| &r.running).find(|run| run.job.id == id);
+        run.map_or(0.0, |run| run.job.output - run.to_write)
+    }
+
     /// When something happens next, if nobody asks for anything.
     pub(crate) fn next(&self) -> Option<f64> {
         let mut next = self.loading.map_or(f64::INFINITY, |(_, _, end)| end);
