@@ -173,9 +173,10 @@ pub struct Terms {
 }
 
 impl Terms {
-    /// How long it is predicted to take. What a load is to others is no part of that.
+    /// How long it is predicted to take. What a load is to others is no part of that, nor that other
+    /// nodes are less or more welcome.
     pub fn takes(&self) -> f64 {
-        self.total - self.load_cost
+        self.rtt + self.upload + self.wait + self.load + self.prefill + self.decode
     }
 }
 

@@ -84,14 +84,6 @@ pub struct Believed {
     pub wait: f64,
 }
 
-impl Believed {
-    /// Seconds a new request waits now. Somebody may have had a model loaded past its gate, which
-    /// is seen in the node's list before it is said in a row: then nobody waits for that load.
-    pub fn wait(&self, loaded: bool) -> f64 {
-        if loaded { (self.wait - self.row.load).max(0.0) } else { self.wait }
-    }
-}
-
 impl Heard {
     /// How long ago it came.
     pub fn age(&self, now: Moment) -> Duration {
@@ -123,8 +115,10 @@ impl Reported {
         })));
     }
 
-    /// What is believed of its node's last word, if that is still worth anything.
-    pub fn believed(&self, node: &NodeCell, now: Moment) -> Option<Believed> {
+    /// What is believed of its node's last word, if that is still worth anything. Somebody may have
+    /// had the model loaded past its gate, which is seen in the node's list before it is said in a
+    /// row: then nobody waits for that load.
+    pub(super) fn believed(&self, node: &NodeCell, loaded: bool, now: Moment) -> Option<Believed> {
         let row = self.row.load_full()?;
         let age = now.since(row.at);
         if now.since(row.at.max(node.heard())) > node.holds() {
@@ -132,6 +126,7 @@ impl Reported {
         }
         let left = (row.wait - age.as_secs_f64()).max(row.load);
         let wait = left.max(self.kept.lock().floor(now));
+        let wait = if loaded { (wait - row.load).max(0.0) } else { wait };
         Some(Believed { row, wait })
     }
 
@@ -397,12 +392,12 @@ impl Sent {
 /// since, which it could not know of.
 fn said(offer: &Offer, prompt: f64, now: Moment) -> Option<f64> {
     let (cell, node) = (&offer.cell, &offer.node.cell);
-    let believed = cell.report.believed(node, now)?;
+    let believed = cell.believed(node, now)?;
     if cell.report.since(&believed.row, cell.inflight.load(Relaxed)) > 0 {
         return None;
     }
     let speed = [believed.row.prefill, cell.prefill.get()].into_iter().find(|s| *s > 0.0);
-    Some(believed.wait(cell.is_loaded()) + prompt / speed.unwrap_or(LEAST_PREFILL))
+    Some(believed.wait + prompt / speed.unwrap_or(LEAST_PREFILL))
 }
 
 fn millis(time: Duration) -> u64 {

@@ -156,6 +156,8 @@ fn a_load_costs_others_what_it_pushes_out_and_is_worth_something_where_it_pushes
     for t in [out, beside, crowd] {
         assert!((t.takes() - work - 5.8).abs() < 1e-9, "{t:?}");
     }
+    let shy = score(&cold, &Ask { prefer_local: 3.0, ..ask() }, Moment::ZERO);
+    assert!(shy.total > 2.0 * out.total && shy.takes() == out.takes(), "{shy:?}");
     // The same weights with another window are let go for that.
     let other = Candidate { loaded_ctx: 8192, fits: true, wait: Some(0.0), ..good(0) };
     let wide = Ask { num_ctx: Some(4096), ..ask() };
