@@ -3,10 +3,12 @@
 //!
 //! In: how many pieces of a stream have come by when. Out, every [`WINDOW`]: as usual, or what
 //! part of the usual speed is left. The speeds that are learned say it only when answers end.
+//!
+//! Nothing is said of a time in which somebody else ran beside it: while an engine reads a long
+//! prompt, the answers it writes all but stand still, and it is none the slower for it.
 
 use std::time::Duration;
 
-use super::choose::SHARING;
 use crate::types::Moment;
 
 /// How long is looked at before anything is said.
@@ -35,15 +37,18 @@ pub enum Seen {
 }
 
 impl Pace {
-    /// A stream of a model that writes `decode` tokens a second by itself, among up to `slots` at
-    /// once. `None`: nobody knows.
-    pub fn new(decode: f64, slots: u32) -> Option<Pace> {
-        let usual = decode * f64::from(slots.max(1)).powf(-SHARING);
+    /// A stream of a model that writes `usual` tokens a second by itself. `None`: nobody knows.
+    pub fn new(usual: f64) -> Option<Pace> {
         (usual.is_finite() && usual > 0.0).then_some(Pace { usual, since: None })
     }
 
-    /// So many pieces have come by now; for `held` of the time the client took none.
-    pub fn look(&mut self, pieces: u64, held: Duration, now: Moment) -> Option<Seen> {
+    /// So many pieces have come by now; for `held` of the time the client took none. `alone`: no
+    /// other request runs there.
+    pub fn look(&mut self, pieces: u64, held: Duration, alone: bool, now: Moment) -> Option<Seen> {
+        if !alone {
+            self.since = None;
+            return None;
+        }
         let (began, before, had) = *self.since.get_or_insert((now, pieces, held));
         let time = now.since(began);
         if time < WINDOW {
@@ -66,20 +71,30 @@ mod tests {
     #[test]
     fn a_stream_of_a_quarter_of_the_usual_speed_is_slow_after_five_seconds() {
         let at = Moment::from_millis;
-        let look = |decode, slots, looks: &[(u64, u64)], held| {
-            let mut pace = Pace::new(decode, slots).unwrap();
-            assert_eq!(pace.look(1, Duration::ZERO, at(0)), None);
+        let look = |usual, looks: &[(u64, u64)], held| {
+            let mut pace = Pace::new(usual).unwrap();
+            assert_eq!(pace.look(1, Duration::ZERO, true, at(0)), None);
             let seen = looks.iter().map(|(pieces, millis)| {
-                pace.look(*pieces, Duration::from_millis(held), at(*millis))
+                pace.look(*pieces, Duration::from_millis(held), true, at(*millis))
             });
             seen.collect::<Vec<_>>()
         };
         let slow = |part| Some(Seen::Slow(part));
-        assert_eq!(look(40.0, 1, &[(9, 4999), (51, 5000)], 0), [None, Some(Seen::Usual)]);
-        assert_eq!(look(40.0, 1, &[(21, 5000), (221, 10_000)], 0), [slow(0.1), Some(Seen::Usual)]);
-        assert_eq!(look(40.0, 1, &[(1, 7000)], 0), [slow(LEAST)], "silence is slow, too");
-        assert_eq!(look(40.0, 1, &[(21, 5000)], 2000), [None], "the client took its time");
-        assert_eq!(look(40.0, 16, &[(31, 5000)], 0), [Some(Seen::Usual)], "many share it");
-        assert!(Pace::new(0.0, 1).is_none() && Pace::new(f64::NAN, 1).is_none());
+        assert_eq!(look(40.0, &[(9, 4999), (51, 5000)], 0), [None, Some(Seen::Usual)]);
+        assert_eq!(look(40.0, &[(21, 5000), (221, 10_000)], 0), [slow(0.1), Some(Seen::Usual)]);
+        assert_eq!(look(40.0, &[(1, 7000)], 0), [slow(LEAST)], "silence is slow, too");
+        assert_eq!(look(40.0, &[(21, 5000)], 2000), [None], "the client took its time");
+        assert!(Pace::new(0.0).is_none() && Pace::new(f64::NAN).is_none());
+    }
+
+    #[test]
+    fn beside_others_nothing_is_slow() {
+        let mut pace = Pace::new(40.0).unwrap();
+        let mut look = |pieces, alone, second: u64| {
+            pace.look(pieces, Duration::ZERO, alone, Moment::from_millis(second * 1000))
+        };
+        assert_eq!((look(1, true, 0), look(2, false, 4), look(3, true, 6)), (None, None, None));
+        assert_eq!(look(4, true, 10), None, "it is alone for four seconds");
+        assert!(matches!(look(5, true, 11), Some(Seen::Slow(_))));
     }
 }

@@ -122,9 +122,11 @@ impl Finish {
     /// Whether the node is much slower than it was: others should know before this answer ends.
     pub(crate) fn look(&mut self, now: Moment) {
         let (Some(pace), Some(inflight)) = (&mut self.pace, &self.inflight) else { return };
-        match pace.look(self.items, self.held, now) {
-            Some(Seen::Slow(part)) => inflight.cell().slowed(part, now),
-            Some(Seen::Usual) => inflight.cell().as_usual(),
+        let cell = inflight.cell();
+        let most = self.lesson.as_ref().map_or(0, |lesson| lesson.most_beside);
+        match pace.look(self.items, self.held, beside(cell, most) == 0, now) {
+            Some(Seen::Slow(part)) => cell.slowed(part, now),
+            Some(Seen::Usual) => cell.as_usual(),
             None => {}
         }
     }

@@ -262,7 +262,7 @@ fn pace(ask: &Ask<'_>, offer: &Offer, streamed: bool) -> Option<Pace> {
     // tokens into a piece.
     let by_token = matches!(offer.endpoint.kind, EngineKind::Ollama | EngineKind::LlamaCpp);
     let watched = streamed && by_token && !ask.peeked.tools.is_some();
-    watched.then(|| Pace::new(offer.cell.decode.get(), offer.slots())).flatten()
+    watched.then(|| Pace::new(offer.cell.decode.get())).flatten()
 }
 
 /// What the answer may teach. `began`: when the engine was given the request.

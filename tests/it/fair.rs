@@ -116,8 +116,15 @@ async fn a_node_whose_stream_becomes_slow_gets_no_more_and_what_runs_there_goes_
     let call = world.post("laptop", "/api/generate", body("long", 500));
     let mut stream = call.open_unlimited().await.unwrap();
     let mut said = stream.lines(20).await;
+    let call = world.post("laptop", "/api/generate", body("beside", 5000));
+    let mut beside = call.open_unlimited().await.unwrap();
+    beside.lines(20).await;
     assert!(until(async || goes(&world).await == ["gpu"]).await, "{:?}", goes(&world).await);
     world.engine("gpu").slow(60.0);
+    // Two at once may stand still for a prompt that is read: that is no slow node.
+    tokio::time::sleep(Duration::from_secs(7)).await;
+    assert_eq!(goes(&world).await, ["gpu"]);
+    drop(beside);
     let reads = tokio::spawn(async move {
         said.extend_from_slice(&stream.rest().await.body);
         said
@@ -130,5 +137,5 @@ async fn a_node_whose_stream_becomes_slow_gets_no_more_and_what_runs_there_goes_
     let all = reads.await.unwrap();
     let text = String::from_utf8(all).unwrap();
     assert_eq!(tailherd::demo::client::said(&text), counted(500), "nothing is lost of it");
-    assert_eq!(world.engine("gpu").counts().cancelled, 0);
+    assert_eq!(world.engine("gpu").counts().cancelled, 1, "the one that was given up");
 }
