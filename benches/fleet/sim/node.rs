@@ -157,17 +157,21 @@ pub(crate) enum Door {
 impl Node {
     pub(crate) fn new(fleet: &Fleet, node: usize, gated: bool, seed: u64) -> Node {
         let models = 0..fleet.models.len();
+        let target = |m: usize| Target {
+            weights: Arc::from(fleet.models[m].name.as_str()),
+            key: LoadKey::default(),
+        };
+        let targets: Vec<Target> = models.clone().map(target).collect();
+        let mut queue = Queue::new(true, fleet.machines[node].slots, LIMIT);
+        // It has read its engine's list.
+        for (target, model) in targets.iter().zip(&fleet.models) {
+            queue.know(&target.weights, (model.gb * 1e9) as u64);
+        }
         let gate = gated.then(|| Gate {
-            queue: Queue::new(true, fleet.machines[node].slots, LIMIT),
+            queue,
             held: HashMap::new(),
             loads: HashMap::new(),
-            targets: models
-                .clone()
-                .map(|m| Target {
-                    weights: Arc::from(fleet.models[m].name.as_str()),
-                    key: LoadKey::default(),
-                })
-                .collect(),
+            targets,
             speeds: models.clone().map(|m| self_measured(fleet, node, m, seed)).collect(),
             load_rate: 0.0,
             outputs: Outputs::new(fleet.models.len()),
