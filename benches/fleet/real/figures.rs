@@ -47,6 +47,8 @@ pub(crate) struct Round {
 
 /// A machine that is busier than this is late with everything.
 const BUSY: f64 = 0.9;
+/// So many seconds late at the p99, and it stood still for longer than nodes may be silent.
+const LATE: f64 = 0.1;
 
 /// The simulator's figures: of all its draws on average.
 struct Mean<'a>(&'a [Outcome]);
@@ -146,11 +148,10 @@ pub(crate) fn print(
          at the p99: the machine's share in the figures",
         late.iter().sum::<f64>() / late.len().max(1) as f64,
     )?;
-    if busy > BUSY {
+    if busy > BUSY || most_late > LATE {
         writeln!(
             out,
-            "the machine was too busy to keep up: use a lower --scale, or one that has nothing \
-             else to do",
+            "the machine did not keep up: use a lower --scale, or one that has nothing else to do",
         )?;
     }
     for (error, times) in rounds.iter().flat_map(|r| &r.errors) {
