@@ -276,7 +276,7 @@ fn model(model: &Model, show: impl Fn(&Offer) -> bool, now: Moment) -> Value {
                 "inflight": inflight(o),
                 "queued": o.cell.queued.load(Relaxed),
                 // As its node says; null where nobody does.
-                "waitMs": o.cell.believed(&o.node.cell, now).map(|b| b.wait * 1e3),
+                "waitMs": o.believed(now).map(|b| b.wait * 1e3),
                 "context": o.context,
                 // Another content under the same name: it answers to `name@node` only.
                 "variant": model.variants.iter().any(|v| Arc::ptr_eq(v, o)),

@@ -68,7 +68,7 @@ fn candidate(index: usize, offer: &Offer, need: &Need, usual: f64, now: Moment) 
     let (prefill, decode) = cell.speeds();
     let on_gpu = offer.ps.as_ref().and_then(|row| row.get("size_vram")?.as_u64());
     let ours = cell.inflight.load(Relaxed);
-    let said = cell.believed(&node.cell, now);
+    let said = offer.believed(now);
     let row = said.as_ref().map(|said| &*said.row);
     let (inflight, queued) = match row {
         Some(row) => (row.running, row.queued),
@@ -143,7 +143,7 @@ impl Offer {
         if let Some(no) = node.says_no() {
             return Some(no);
         }
-        let said = self.cell.believed(&node.cell, now).filter(|_| !node.mine)?;
+        let said = self.believed(now).filter(|_| !node.mine)?;
         (said.row.accepting != Accepting::All)
             .then(|| format!("{} does not load {} for others now", node.name, self.key))
     }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::heard::{Believed, NodeCell, Reported};
+use super::heard::Reported;
 use super::mates::Mates;
 use super::rate::{Lengths, Rate};
 use super::rests::Rests;
@@ -86,11 +86,6 @@ impl Cell {
     /// Whether it is in memory.
     pub fn is_loaded(&self) -> bool {
         self.loaded_ctx.load(Relaxed) > 0
-    }
-
-    /// What is believed of its node's last word of it, if that is still worth anything.
-    pub fn believed(&self, node: &NodeCell, now: Moment) -> Option<Believed> {
-        self.report.believed(node, self.is_loaded(), now)
     }
 
     /// The model is of this size and content. Speeds of other content under its name are

@@ -118,7 +118,7 @@ impl Reported {
     /// What is believed of its node's last word, if that is still worth anything. Somebody may have
     /// had the model loaded past its gate, which is seen in the node's list before it is said in a
     /// row: then nobody waits for that load.
-    pub(super) fn believed(&self, node: &NodeCell, loaded: bool, now: Moment) -> Option<Believed> {
+    fn believed(&self, node: &NodeCell, loaded: bool, now: Moment) -> Option<Believed> {
         let row = self.row.load_full()?;
         let age = now.since(row.at);
         if now.since(row.at.max(node.heard())) > node.holds() {
@@ -391,8 +391,7 @@ impl Sent {
 /// Seconds to the first byte, by what the node says of itself; `None` where more was sent there
 /// since, which it could not know of.
 fn said(offer: &Offer, prompt: f64, now: Moment) -> Option<f64> {
-    let (cell, node) = (&offer.cell, &offer.node.cell);
-    let believed = cell.believed(node, now)?;
+    let (cell, believed) = (&offer.cell, offer.believed(now)?);
     if cell.report.since(&believed.row, cell.inflight.load(Relaxed)) > 0 {
         return None;
     }
@@ -420,6 +419,11 @@ impl Drop for Sent {
 }
 
 impl Offer {
+    /// What is believed of its node's last word of it, if that is still worth anything.
+    pub fn believed(&self, now: Moment) -> Option<Believed> {
+        self.cell.report.believed(&self.node.cell, self.cell.is_loaded(), now)
+    }
+
     /// Takes in what its node says of it: `wait` for requests like ours.
     pub fn hear(&self, row: &Row, wait: Duration, now: Moment) {
         let cell = &self.cell;

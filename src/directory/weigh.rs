@@ -240,7 +240,7 @@ fn row(
         "prefixSaves": short(v.saved),
     });
     row["chance"] = short(v.chance);
-    let said = offer.cell.believed(&offer.node.cell, scales.now);
+    let said = offer.believed(scales.now);
     row["from"] = sources(offer, c, scales, said.is_some());
     row["state"] = json!({
         "loaded": c.loaded_ctx > 0, "loading": c.loading, "fits": c.fits, "onCpu": c.on_cpu,

@@ -47,7 +47,7 @@ pub(crate) struct Round {
 
 /// A machine that is busier than this is late with everything.
 const BUSY: f64 = 0.9;
-/// So many seconds late at the p99, and it stood still for longer than nodes may be silent.
+/// One that is so many seconds late at the p99 stood still now and then.
 const LATE: f64 = 0.1;
 
 /// The simulator's figures: of all its draws on average.

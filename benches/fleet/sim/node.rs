@@ -162,10 +162,11 @@ impl Node {
             key: LoadKey::default(),
         };
         let targets: Vec<Target> = models.clone().map(target).collect();
+        let sizes: Vec<f64> = fleet.models.iter().map(|m| m.gb * 1e9).collect();
         let mut queue = Queue::new(true, fleet.machines[node].slots, LIMIT);
         // It has read its engine's list.
-        for (target, model) in targets.iter().zip(&fleet.models) {
-            queue.know(&target.weights, (model.gb * 1e9) as u64);
+        for (target, size) in targets.iter().zip(&sizes) {
+            queue.know(&target.weights, *size as u64);
         }
         let gate = gated.then(|| Gate {
             queue,
@@ -175,7 +176,7 @@ impl Node {
             speeds: models.clone().map(|m| self_measured(fleet, node, m, seed)).collect(),
             load_rate: 0.0,
             outputs: Outputs::new(fleet.models.len()),
-            sizes: fleet.models.iter().map(|m| m.gb * 1e9).collect(),
+            sizes,
             embeds: fleet
                 .models
                 .iter()
